@@ -1,0 +1,206 @@
+"""Every setting of a run as one frozen dataclass, the two presets, and config.json.
+
+Two runs with equal configurations and equal data end with the same bits.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.schedules import SCHEDULES, Schedule
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of a run; those left out are the fast preset's."""
+
+    preset: Literal["fast", "reference"] = "fast"
+    """fast: the best recipe, about a minute on two cores. reference: the original experiment."""
+    data: str = "bicycle"
+    """A file of points (.txt, .csv, .gz of these, .npy), or bicycle, dino, moons, 8gaussians,
+    swissroll, checkerboard, spirals."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+    schedule: Literal["linear", "sigmoid", "cosine"] = "sigmoid"
+    """How noise grows with time."""
+    num_steps: int = 1000
+    """T, the number of diffusion steps."""
+    sigmoid_k: float = 10.0
+    """Steepness k of the sigmoid schedule."""
+
+    width: int = 128
+    """Units of each hidden layer."""
+    depth: int = 3
+    """Number of hidden layers."""
+    time_width: int = 50
+    """Width of the sinusoidal time encoding (even)."""
+    fourier_features: int = 64
+    """Random Fourier features of the point that the first layer also sees; 0: none."""
+    fourier_scale: float = 8.0
+    """Their typical frequency, in periods per unit length of the scaled data."""
+
+    epochs: int | None = None
+    """Passes over the data; by default as many as make about 10,000 steps."""
+    batch_size: int | None = None
+    """Points a step; by default 1024, or all of a smaller file."""
+    learning_rate: float = 3e-3
+    """Adam's step size."""
+    decay: Literal["constant", "cosine"] = "cosine"
+    """How the step size falls over the run."""
+    ema_decay: float = 0.999
+    """Decay of the average of the parameters that is sampled from; 0: sample from the last ones."""
+    stratified: bool = True
+    """Spread a batch's times evenly, instead of drawing them independently."""
+
+    snapshot_every: int | None = None
+    """Epochs between pictures, beside the first epoch's; by default a tenth of the run."""
+    checkpoint_every: int | None = None
+    """Epochs between checkpoints, beside the first epoch's; by default a tenth of the run."""
+    snapshot_points: int = 10_000
+    """Points in a picture and in samples/final.npy."""
+    milestones: tuple[int, ...] | None = None
+    """Epochs whose samples are measured and shown side by side; by default 5, 50 and 100 %."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), _HINTS[field.name])
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        if self.time_width % 2:
+            raise ConfigError(f"time_width must be even (sines and cosines), got {self.time_width}")
+        if not 0 < self.learning_rate <= 1:
+            raise ConfigError(f"learning_rate must lie in (0, 1], got {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.fourier_scale <= 0:
+            raise ConfigError(f"fourier_scale must be positive, got {self.fourier_scale}")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must lie in 0..2^32-1, got {self.seed}")
+        for milestone in self.milestones or ():
+            if not 1 <= milestone <= (self.epochs or math.inf):
+                raise ConfigError(f"milestones must be epochs of the run, got {milestone}")
+
+    def make_schedule(self) -> Schedule:
+        """The noise schedule the settings describe; ConfigError if it cannot be represented."""
+        extra = {"k": self.sigmoid_k} if self.schedule == "sigmoid" else {}
+        return SCHEDULES[self.schedule](self.num_steps, **extra)
+
+    def for_points(self, num_points: int) -> "Config":
+        """The same with every default that depends on the data filled in.
+
+        Raises ConfigError where a batch is larger than the data, and for an impossible schedule.
+        """
+        self.make_schedule()
+        batch_size = self.batch_size or min(1024, num_points)
+        if batch_size > num_points:
+            raise ConfigError(
+                f"a batch of {batch_size} points is more than the data's {num_points}: "
+                f"pass --batch-size {num_points} or less"
+            )
+        epochs = self.epochs or math.ceil(10_000 / (num_points // batch_size))
+        tenth = math.ceil(epochs / 10)
+        milestones = self.milestones or (math.ceil(epochs / 20), math.ceil(epochs / 2), epochs)
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            batch_size=batch_size,
+            snapshot_every=self.snapshot_every or tenth,
+            checkpoint_every=self.checkpoint_every or tenth,
+            milestones=tuple(sorted({m for m in milestones if m <= epochs})),
+        )
+
+
+_HINTS = typing.get_type_hints(Config)
+
+_AT_LEAST = {
+    "num_steps": 1,
+    "width": 1,
+    "depth": 1,
+    "time_width": 2,
+    "fourier_features": 0,
+    "epochs": 1,
+    "batch_size": 1,
+    "snapshot_every": 1,
+    "checkpoint_every": 1,
+    "snapshot_points": 100,
+}
+
+PRESETS = {
+    "fast": Config(),
+    "reference": Config(
+        preset="reference",
+        fourier_features=0,
+        epochs=1000,
+        batch_size=64,
+        learning_rate=1e-4,
+        decay="constant",
+        ema_decay=0.0,
+        stratified=False,
+        snapshot_every=10,
+        checkpoint_every=10,
+        milestones=(50, 500, 1000),
+    ),
+}
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The configuration as plain JSON types."""
+    return dataclasses.asdict(config)
+
+
+def from_json(values: Any, source: str = "config.json") -> Config:
+    """The configuration back from JSON; ConfigError names the field that is wrong."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: expected an object of settings, got {type(values).__name__}")
+    unknown = sorted(map(str, values.keys() - _HINTS.keys()))
+    if unknown:
+        raise ConfigError(f"{source}: unknown setting {unknown[0]!r}; known are {sorted(_HINTS)}")
+    values = dict(values)
+    if isinstance(values.get("milestones"), list):
+        values["milestones"] = tuple(values["milestones"])
+    try:
+        return Config(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A line for each key whose values differ."""
+    keys = sorted(old.keys() | new.keys())
+    return [
+        f"{k}: {json.dumps(old.get(k))} in the run, {json.dumps(new.get(k))} now"
+        for k in keys
+        if old.get(k) != new.get(k)
+    ]
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _matches(value, hint):
+        wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin is types.UnionType:
+        return any(_matches(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(v, args[0]) for v in value)
+    if hint is float:
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

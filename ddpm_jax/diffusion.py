@@ -1,0 +1,121 @@
+"""The mathematics of denoising diffusion: forward process, training loss, posterior, ideal denoiser.
+
+Equation numbers (1)-(5) are those at the top of `schedules.py`; papers are named where they are
+used. Points are rows: `x0` and `x_t` have shape [..., d]; a time `t` has their batch shape [...],
+or is a scalar shared by all of them. A denoiser is any function `denoise(x_t, t) -> eps`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.schedules import Schedule
+
+Denoise = Callable[[Array, Array], Array]
+
+
+def at(values: Float[Array, "T"], t: Int[Array, "*n"]) -> Float[Array, "*n 1"]:
+    """`values[t]` with a last axis of one, ready to multiply points."""
+    return values[t][..., None]
+
+
+def diffuse(
+    schedule: Schedule, x0: Float[Array, "*n d"], t: Int[Array, "*n"], eps: Float[Array, "*n d"]
+) -> Float[Array, "*n d"]:
+    """x_t = √ᾱ_t x0 + √(1 - ᾱ_t) ε: data after t + 1 steps of noise, by the closed form (4)."""
+    signal = jnp.sqrt(at(schedule.alpha_bars, t))
+    noise = jnp.sqrt(at(schedule.one_minus_alpha_bars, t))
+    return signal * x0 + noise * eps
+
+
+def predict_x0(
+    row: Schedule, x_t: Float[Array, "*n d"], eps: Float[Array, "*n d"]
+) -> Float[Array, "*n d"]:
+    """x̂0 = (x_t - √(1 - ᾱ_t) ε) / √ᾱ_t: equation (4) solved for x0, at one row of a schedule."""
+    return (x_t - jnp.sqrt(row.one_minus_alpha_bars) * eps) / jnp.sqrt(row.alpha_bars)
+
+
+def posterior_mean(
+    row: Schedule, x0: Float[Array, "*n d"], x_t: Float[Array, "*n d"]
+) -> Float[Array, "*n d"]:
+    """μ̃ of q(x_{t-1} | x_t, x0), at one row: Ho et al. 2020, equation (7).
+
+    μ̃ = √ᾱ_{t-1} β_t / (1 - ᾱ_t) x0 + √α_t (1 - ᾱ_{t-1}) / (1 - ᾱ_t) x_t. The variance is
+    `Schedule.posterior_variances`.
+    """
+    to_x0 = jnp.sqrt(row.alpha_bars_prev) * row.betas / row.one_minus_alpha_bars
+    to_x_t = jnp.sqrt(row.alphas) * row.one_minus_alpha_bars_prev / row.one_minus_alpha_bars
+    return to_x0 * x0 + to_x_t * x_t
+
+
+def denoising_loss(
+    schedule: Schedule,
+    denoise: Denoise,
+    x0: Float[Array, "n d"],
+    t: Int[Array, "n"],
+    eps: Float[Array, "n d"],
+) -> Float[Array, ""]:
+    """Mean of (ε - ε̂(x_t, t))² over points and coordinates: Ho et al. 2020, equation (14)."""
+    return jnp.mean((eps - denoise(diffuse(schedule, x0, t, eps), t)) ** 2)
+
+
+def ideal_posterior(
+    schedule: Schedule, data: Float[Array, "m d"], x_t: Float[Array, "n d"], t: Int[Array, "n"]
+) -> tuple[Float[Array, "n d"], Float[Array, "n"]]:
+    """Mean [n, d] and total variance [n] of x0 given x_t, when x0 is one of the rows of `data`.
+
+    p(x0 = y_i | x_t) ∝ exp(-|x_t - √ᾱ_t y_i|² / (2 (1 - ᾱ_t))), by Bayes' rule from (3); the
+    variance is summed over coordinates. Costs n·m kernel evaluations and as much memory.
+    """
+    scaled = x_t / jnp.sqrt(at(schedule.alpha_bars, t))
+    # Offsets from x_t/√ᾱ_t, not positions: they shrink with the noise, so no digits cancel.
+    offsets = data[None, :, :] - scaled[:, None, :]
+    squares = jnp.sum(offsets**2, axis=-1)
+    weights = jax.nn.softmax(-0.5 * at(schedule.snr, t) * squares, axis=-1)
+    mean = jnp.einsum("nm,nmd->nd", weights, offsets)
+    variance = jnp.sum(weights * squares, axis=-1) - jnp.sum(mean**2, axis=-1)
+    return scaled + mean, jnp.maximum(variance, 0)
+
+
+def ideal_denoiser(schedule: Schedule, data: Float[Array, "m d"]) -> Denoise:
+    """The denoiser no network can beat on `data`: ε* = (x_t - √ᾱ_t E[x0 | x_t]) / √(1 - ᾱ_t).
+
+    The minimiser of the denoising loss over all functions, where the data distribution is the rows
+    of `data` with equal weights.
+    """
+
+    def denoise(x_t: Float[Array, "n d"], t: Int[Array, "*n"]) -> Float[Array, "n d"]:
+        t = jnp.broadcast_to(t, x_t.shape[:1])
+        x0, _ = ideal_posterior(schedule, data, x_t, t)
+        signal, noise = at(schedule.alpha_bars, t), at(schedule.one_minus_alpha_bars, t)
+        return (x_t - jnp.sqrt(signal) * x0) / jnp.sqrt(noise)
+
+    return denoise
+
+
+def ideal_loss(
+    key: Array, schedule: Schedule, data: Float[Array, "m d"], rounds: int = 16, block: int = 50
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The denoising loss of the ideal denoiser, uniform over t, and the estimate's standard error.
+
+    E|ε - ε*|² = snr_t E[Var(x0 | x_t)]: only x_t is drawn, `rounds` times for every t; the error it
+    leaves is in closed form, so nothing is lost to the noise of ε. Per coordinate, as the loss is.
+    """
+    num_steps, (rows, dim) = schedule.num_steps, data.shape
+    t = jnp.tile(jnp.arange(num_steps), rounds)
+    t = jnp.pad(t, (0, -t.size % block)).reshape(-1, block)
+
+    def block_errors(inputs):
+        index, t = inputs
+        key_x0, key_eps = jax.random.split(jax.random.fold_in(key, index))
+        x0 = data[jax.random.randint(key_x0, (block,), 0, rows)]
+        x_t = diffuse(schedule, x0, t, jax.random.normal(key_eps, x0.shape, x0.dtype))
+        _, variance = ideal_posterior(schedule, data, x_t, t)
+        return schedule.snr[t] * variance / dim
+
+    errors = jax.lax.map(block_errors, (jnp.arange(len(t)), t))
+    errors = errors.reshape(-1)[: num_steps * rounds].reshape(rounds, num_steps)
+    standard_error = jnp.sqrt(jnp.mean(jnp.var(errors, axis=0, ddof=1)) / errors.size)
+    return jnp.mean(errors), standard_error

@@ -1,0 +1,36 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well, removed when not.
+
+    It ends as `path` does, so that writers which go by the suffix write the right format.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Raise InputError if there is something at `path` and `overwrite` is not set."""
+    if Path(path).exists() and not overwrite:
+        raise InputError(f"{path} exists: choose another name, or pass --overwrite to replace it")

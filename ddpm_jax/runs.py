@@ -1,0 +1,165 @@
+"""The run directory: who may write it, what it is of, and its rows of metrics.
+
+config.json holds the configuration, the digest of the data and the scaler; metrics.jsonl a row an
+epoch. Both are plain JSON, written whole or appended line by line.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax import config as configs
+from ddpm_jax import files
+from ddpm_jax.config import Config
+from ddpm_jax.datasets import Scaler
+from ddpm_jax.errors import ConfigError, InputError
+from ddpm_jax.models import Denoiser
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is of: equal runs end with the same bits."""
+
+    config: Config
+    scaler: Scaler
+    digest: str
+    num_points: int
+    dim: int
+
+    def save(self, directory: Path) -> None:
+        """Write config.json."""
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        files.write_text(directory / "config.json", json.dumps(values, indent=2) + "\n")
+
+    @staticmethod
+    def load(directory: str | Path) -> "Run":
+        """Read config.json back; ConfigError names the field that is missing or wrong."""
+        path = Path(directory) / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{path}: no such file; {directory} is not the directory of a run. "
+                "python experiments/train.py --out makes one"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: not a readable JSON file ({error})") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: expected a JSON object")
+        if values.get("format") != FORMAT:
+            raise ConfigError(
+                f"{path}: format {values.get('format')!r}, this version reads format {FORMAT}; "
+                "use the version that wrote it, or train again"
+            )
+        dim = _field(path, values, "dim", int, lambda d: d >= 1)
+        scaler = _field(path, values, "scaler", dict, lambda s: set(s) == {"shift", "scale"})
+        for name in ("shift", "scale"):
+            _field(path, scaler, name, list, lambda v: len(v) == dim and all(map(_is_finite, v)))
+        return Run(
+            config=configs.from_json(values.get("config"), str(path)),
+            scaler=Scaler(tuple(map(float, scaler["shift"])), tuple(map(float, scaler["scale"]))),
+            digest=_field(path, values, "digest", str, bool),
+            num_points=_field(path, values, "num_points", int, lambda n: n >= 2),
+            dim=dim,
+        )
+
+    def refuse_other(self, new: "Run", directory: Path) -> None:
+        """Raise ConfigError, with the differences, unless `new` is the same run."""
+        old_values = configs.to_json(self.config) | {"data digest": self.digest[:12]}
+        new_values = configs.to_json(new.config) | {"data digest": new.digest[:12]}
+        lines = configs.differences(old_values, new_values)
+        if lines:
+            raise ConfigError(
+                f"cannot resume {directory}: it is another run\n  "
+                + "\n  ".join(lines)
+                + "\nLeave these settings out to go on with the run's own, or train into another --out"
+            )
+
+    def denoiser(self) -> Denoiser:
+        """The network the configuration describes."""
+        c = self.config
+        return Denoiser(
+            self.dim, c.width, c.depth, c.time_width, c.fourier_features, c.fourier_scale
+        )
+
+    def apply(self) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+        """The network as a function `apply(params, x_t, t) -> eps`."""
+        network = self.denoiser()
+        return lambda params, x, t: network.apply({"params": params}, x, t)  # pyright: ignore
+
+    def init_params(self, key: jax.Array) -> Any:
+        """Fresh parameters."""
+        return self.denoiser().init(key, jnp.zeros((1, self.dim)), jnp.zeros((1,), jnp.int32))[
+            "params"
+        ]
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; InputError if another process holds it.
+
+    The kernel drops the lock when its holder dies, however it dies, so a stale one cannot exist.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{directory} is in use by another process: wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def append_row(directory: Path, row: dict[str, Any]) -> None:
+    """Append one line to metrics.jsonl in a single write."""
+    line = json.dumps(row, allow_nan=False) + "\n"
+    handle = os.open(directory / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def read_rows(directory: Path, last_epoch: int | None = None) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl up to `last_epoch`, without a line torn by a crash."""
+    path = directory / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if last_epoch is not None and row["epoch"] > last_epoch:
+            break
+        rows.append(row)
+    return rows
+
+
+def keep_rows(directory: Path, last_epoch: int) -> list[dict[str, Any]]:
+    """Cut metrics.jsonl back to the epochs up to `last_epoch`, and return them."""
+    rows = read_rows(directory, last_epoch)
+    files.write_text(directory / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _field(path: Path, values: dict, name: str, kind: type, valid: Callable[[Any], bool]) -> Any:
+    value = values.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
+        raise ConfigError(f"{path}: field {name!r} is missing or wrong: {value!r}")
+    return value
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < float("inf")

@@ -1,0 +1,171 @@
+"""Training as pure functions: a step, a scan of steps, and the randomness that belongs to each.
+
+Everything random is derived from the base key and a number, so that a run can be cut anywhere and
+goes on to the same bits: the order of epoch e from `fold_in(key_order, e)`, times and noise of step
+n from `fold_in(key_noise, n)`, whatever the chunks in which the steps are run.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from ddpm_jax.diffusion import denoising_loss
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.schedules import Schedule
+
+Params = PyTree[Array]
+Apply = Callable[[Params, Array, Array], Array]
+
+
+class TrainState(NamedTuple):
+    """All that training changes: restoring it restores the run."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    ema: Any  # None where no average is kept
+
+
+class Batches(NamedTuple):
+    """What a run of steps consumes, one row a step: times [S, B] and noise [S, B, d] for points."""
+
+    x0: Float[Array, "S B d"]
+    t: Int[Array, "S B"]
+    eps: Float[Array, "S B d"]
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, ema: bool = False
+) -> TrainState:
+    """The state before the first step; the average starts at the parameters themselves."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def adam(
+    learning_rate: float, total_steps: int, decay: str = "constant"
+) -> optax.GradientTransformation:
+    """Adam as PyTorch defines it, at a constant rate or one that falls as half a cosine to zero.
+
+    Kingma & Ba 2015 (arXiv 1412.6980), β = (0.9, 0.999), ε = 1e-8 outside the root.
+    """
+    rates = {
+        "constant": learning_rate,
+        "cosine": optax.cosine_decay_schedule(learning_rate, total_steps),
+    }
+    if decay not in rates:
+        raise ConfigError(f"unknown learning-rate decay {decay!r}: choose from {', '.join(rates)}")
+    return optax.adam(rates[decay])
+
+
+def train_step(
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    state: TrainState,
+    batch: Batches,
+    ema_decay: float | None = None,
+) -> tuple[TrainState, Float[Array, ""]]:
+    """One step of gradient descent on the denoising loss: Ho et al. 2020, algorithm 1.
+
+    `batch` is one row of `Batches`. A step whose loss or gradient is not finite changes nothing but
+    the step number, and its loss is returned as NaN. The average moves by min(decay, (1+n)/(10+n)),
+    so that it forgets the initial parameters quickly.
+    """
+
+    def loss_fn(params: Params) -> Array:
+        return denoising_loss(schedule, lambda x, t: apply(params, x, t), *batch)
+
+    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay is not None:
+        n = state.step.astype(loss.dtype)
+        decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
+        ema = optax.incremental_update(params, ema, 1 - decay)
+    finite = jnp.isfinite(loss + optax.tree.norm(grads, squared=True))
+    new = TrainState(state.step, params, opt_state, ema)
+    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    return kept._replace(step=state.step + 1), jnp.where(finite, loss, jnp.nan)
+
+
+def train_steps(
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    state: TrainState,
+    batches: Batches,
+    ema_decay: float | None = None,
+) -> tuple[TrainState, Float[Array, "S"]]:
+    """As many steps as `batches` has rows, in one scan; their losses [S]."""
+
+    def step(state: TrainState, batch: Batches) -> tuple[TrainState, Array]:
+        return train_step(apply, optimizer, schedule, state, batch, ema_decay)
+
+    return jax.lax.scan(step, state, batches)
+
+
+def epoch_order(
+    key: Key[Array, ""], epoch: int | Int[Array, ""], num_points: int, batch_size: int
+) -> Int[Array, "S {batch_size}"]:
+    """Rows of the data for each batch of an epoch: shuffled without replacement, the rest dropped."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_points)
+    num_batches = num_points // batch_size
+    return order[: num_batches * batch_size].reshape(num_batches, batch_size)
+
+
+def draw_batches(
+    key: Key[Array, ""],
+    x0: Float[Array, "S B d"],
+    first_step: Int[Array, ""],
+    num_times: int,
+    stratified: bool = False,
+) -> Batches:
+    """The batches of steps first_step, first_step + 1, ...: a time in 0..num_times-1 and noise each.
+
+    Uniform times are independent; `stratified` ones are one from each of B equal parts of the range,
+    in random order, which takes the luck of the draw out of the loss (Kingma et al. 2021,
+    arXiv 2107.00630, appendix I.1).
+    """
+    num_steps, batch_size, _ = x0.shape
+
+    def draw(step: Array) -> tuple[Array, Array]:
+        key_t, key_eps = jax.random.split(jax.random.fold_in(key, step))
+        if stratified:
+            u = (jnp.arange(batch_size) + jax.random.uniform(key_t, (batch_size,))) / batch_size
+            t = jnp.minimum((u * num_times).astype(jnp.int32), num_times - 1)
+        else:
+            t = jax.random.randint(key_t, (batch_size,), 0, num_times)
+        return t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype)
+
+    return Batches(x0, *jax.vmap(draw)(first_step + jnp.arange(num_steps)))
+
+
+def train_epoch(
+    key: Key[Array, ""],
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    state: TrainState,
+    data: Float[Array, "n d"],
+    rows: Int[Array, "S B"],
+    *,
+    stratified: bool = False,
+    ema_decay: float | None = None,
+) -> tuple[TrainState, Float[Array, "S"]]:
+    """Steps over the given `rows` of the data: an epoch, or any consecutive part of `epoch_order`.
+
+    Jit it with `apply`, `optimizer` and the settings bound; donate `state`. Gathering the points
+    and drawing the noise of all steps before the scan keeps its body to the network and the update.
+    """
+    batches = draw_batches(key, data[rows], state.step, schedule.num_steps, stratified)
+    return train_steps(apply, optimizer, schedule, state, batches, ema_decay)
