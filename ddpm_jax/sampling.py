@@ -182,29 +182,35 @@ def make_block_sampler(
     schedule: Schedule,
     shape: tuple[int, int],
     sampler: Sampler = DDPM,
-    devices: Sequence[jax.Device] | None = None,
-) -> Callable[[Any, Array, Array], Array]:
-    """A jitted `draw(params, key, blocks) -> [b, n, d]` that shares out the blocks over `devices`.
+    devices: Sequence[Any] | None = None,
+) -> Callable[[Any, Array, int, int], Array]:
+    """A compiled `draw(params, key, first, count) -> [count, n, d]`: blocks first, first + 1, ...
 
-    By default over all local ones; b must be a multiple of their number. A block is the same bits on
-    whichever device of a kind it is drawn.
+    Shares the blocks out over `devices` (by default all local ones), without communication: see
+    `sample_blocks`. It compiles once for each count.
     """
     devices = list(devices or jax.local_devices())
     mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
     everywhere, shared_out = PartitionSpec(), PartitionSpec("data")
 
-    def draw(params: Any, key: Array, blocks: Array) -> Array:
+    def draw_blocks(params: Any, key: Array, blocks: Array) -> Array:
         def denoise(x: Array, t: Array) -> Array:
             return apply(params, x, t)
 
         return sample_blocks(key, denoise, schedule, blocks, shape, sampler)
 
-    return jax.jit(
+    compiled = jax.jit(
         jax.shard_map(
-            draw,
+            draw_blocks,
             mesh=mesh,
             in_specs=(everywhere, everywhere, shared_out),
             out_specs=shared_out,
             check_vma=False,
         )
     )
+
+    def draw(params: Any, key: Array, first: int, count: int) -> Array:
+        padded = -(-count // len(devices)) * len(devices)
+        return compiled(params, key, jnp.arange(first, first + padded))[:count]
+
+    return draw

@@ -1,0 +1,77 @@
+"""What the scripts share: devices, the shipped data, errors as one line, signals."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import numpy as np
+
+from ddpm_jax import datasets
+from ddpm_jax.errors import InputError
+
+SHIPPED = {"bicycle": Path(__file__).resolve().parent.parent / "data" / "bicycle.txt"}
+BLOCK = 1000
+"""Points sampled together: as many as fit a core's cache. Part of what a seed means."""
+
+
+def use_devices(count: int | None) -> list:
+    """Make every core a CPU device, before JAX is first used, and return `count` of the devices.
+
+    By default all. Accelerators, where there are any, come as they are.
+    """
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update("jax_num_cpu_devices", max(count or cores, 1))
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        # Its own threshold of one second would leave out most of what compiles here.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    devices = jax.local_devices()
+    if count is not None and not 1 <= count <= len(devices):
+        raise InputError(f"--devices {count}: this process has {len(devices)}")
+    return devices[:count]
+
+
+def load_data(name: str, seed: int) -> np.ndarray:
+    """Points [N, D] of a shipped file, a toy distribution or a file of the user's."""
+    return datasets.points(str(SHIPPED.get(name, name)), seed=seed)
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Exit with main's status; bad input is one message on stderr and status 2."""
+    try:
+        status = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+class Interrupt:
+    """Which signal, if any, has asked the process to stop."""
+
+    signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Note SIGINT and SIGTERM instead of dying of them; a second one exits at once."""
+    interrupt = Interrupt()
+
+    def handle(signum: int, frame: object) -> None:
+        if interrupt:
+            os._exit(128 + signum)
+        interrupt.signum = signum
+
+    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
