@@ -119,6 +119,29 @@ class Config:
         )
 
 
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _matches(value, hint):
+        wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin is types.UnionType:
+        return any(_matches(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(v, args[0]) for v in value)
+    if hint is float:
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
 _HINTS = typing.get_type_hints(Config)
 
 _AT_LEAST = {
@@ -181,26 +204,3 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for k in keys
         if old.get(k) != new.get(k)
     ]
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    if not _matches(value, hint):
-        wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return isinstance(value, str) and value in args
-    if origin is types.UnionType:
-        return any(_matches(value, arg) for arg in args)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_matches(v, args[0]) for v in value)
-    if hint is float:
-        return (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        )
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)

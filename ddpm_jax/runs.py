@@ -16,13 +16,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
 
+from ddpm_jax import checkpoints, files, training
 from ddpm_jax import config as configs
-from ddpm_jax import files
 from ddpm_jax.config import Config
 from ddpm_jax.datasets import Scaler
 from ddpm_jax.errors import ConfigError, InputError
 from ddpm_jax.models import Denoiser
+from ddpm_jax.training import Apply, Params, TrainState
 
 FORMAT = 1
 
@@ -86,6 +89,16 @@ class Run:
                 + "\nLeave these settings out to go on with the run's own, or train into another --out"
             )
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the data; the rest of an epoch's points is dropped."""
+        return self.num_points // (self.config.batch_size or 1)
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of the whole run."""
+        return self.steps_per_epoch * (self.config.epochs or 0)
+
     def denoiser(self) -> Denoiser:
         """The network the configuration describes."""
         c = self.config
@@ -93,16 +106,35 @@ class Run:
             self.dim, c.width, c.depth, c.time_width, c.fourier_features, c.fourier_scale
         )
 
-    def apply(self) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    def apply(self) -> Apply:
         """The network as a function `apply(params, x_t, t) -> eps`."""
         network = self.denoiser()
         return lambda params, x, t: network.apply({"params": params}, x, t)  # pyright: ignore
 
-    def init_params(self, key: jax.Array) -> Any:
-        """Fresh parameters."""
-        return self.denoiser().init(key, jnp.zeros((1, self.dim)), jnp.zeros((1,), jnp.int32))[
-            "params"
-        ]
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer the configuration describes."""
+        c = self.config
+        return training.adam(c.learning_rate, self.total_steps, c.decay)
+
+    def init_state(self, key: Key[Array, ""]) -> TrainState:
+        """The state before the first step; `jax.eval_shape` of it is what a checkpoint is like."""
+        x, t = jnp.zeros((1, self.dim)), jnp.zeros((1,), jnp.int32)
+        params = self.denoiser().init(key, x, t)["params"]
+        return training.init_state(params, self.optimizer(), ema=self.config.ema_decay > 0)
+
+    def load_params(self, directory: str | Path) -> tuple[int, Params]:
+        """Step and parameters to sample from, of the newest whole checkpoint."""
+        like = {
+            "train": jax.eval_shape(self.init_state, jax.random.key(0)),
+            "losses": jax.ShapeDtypeStruct((self.steps_per_epoch,), jnp.float32),
+        }
+        step, state, _ = checkpoints.restore(Path(directory) / "checkpoints", like)
+        return step, sampling_params(state["train"])
+
+
+def sampling_params(state: TrainState) -> Params:
+    """The averaged parameters, where an average is kept."""
+    return state.params if state.ema is None else state.ema
 
 
 @contextlib.contextmanager

@@ -32,8 +32,8 @@ class Schedule:
 
     Every leaf has shape [T]. `t` is the time given to the network: 0..T-1 in a full schedule, a
     subset in one that `respace` has thinned. `variances` are σ_t², what the ancestral sampler adds:
-    β_t unless replaced, and 0 in the first row, whose step is to no noise. All others lie in (0, 1),
-    except the `_prev` pair, which starts at ᾱ_{-1} = 1 and 1 - ᾱ_{-1} = 0.
+    β_t unless replaced, and 0 in the first row, whose step is to no noise. All others lie in (0, 1)
+    before rounding, except the `_prev` pair, which starts at ᾱ_{-1} = 1 and 1 - ᾱ_{-1} = 0.
     """
 
     t: jax.Array
@@ -128,9 +128,9 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "time") -> Schedu
     """A schedule of `num_steps` of the given one's rows, for samplers that take few, large steps.
 
     It keeps the last row (the noisiest), never repeats one, and its first row steps to ᾱ = 1, no
-    noise. `spacing` says in what the rows are evenly spread: "time", or "logsnr" (half of the
-    log-SNR's range is spent below t of about 100, where detail is made). β is composed over the
-    rows left out: 1 - β = ∏ (1 - β_s). Raises ConfigError unless 1 <= num_steps <= T.
+    noise. `spacing` says in what the rows are evenly spread: "time", or "logsnr" (which for the
+    sigmoid is the same; of the linear schedule's range a third lies below t = 100 of 1000). β is
+    composed over the rows left out: 1 - β = ∏ (1 - β_s). Raises ConfigError unless 1 <= num_steps <= T.
     """
     total = schedule.num_steps
     if not 1 <= num_steps <= total:
@@ -149,7 +149,7 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "time") -> Schedu
 
 
 def _distinct(positions: np.ndarray, total: int) -> np.ndarray:
-    """Ascending whole numbers nearest to ascending `positions`, no two equal, the last total - 1."""
+    """Whole numbers nearest to ascending `positions`, no two equal, none above total - 1."""
     count = np.arange(len(positions))
     rows = np.maximum.accumulate(np.round(positions).astype(int) - count) + count
     return np.minimum(rows, total - len(rows) + count)

@@ -84,8 +84,7 @@ class Experiment:
     def __init__(self, run: Run, out: Path, points: np.ndarray, devices: list) -> None:
         self.run, self.out, self.config = run, out, run.config
         self.data = jnp.asarray(run.scaler.apply(points))
-        self.steps_per_epoch = run.num_points // run.config.batch_size
-        self.total_steps = self.steps_per_epoch * run.config.epochs
+        self.steps_per_epoch = run.steps_per_epoch
         key = jax.random.key(run.config.seed)
         names = ("init", "order", "noise", "sample", "floor", "figures")
         self.keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
@@ -96,11 +95,8 @@ class Experiment:
         )
         self.floor: float | None = None
 
-        optimizer = training.adam(run.config.learning_rate, self.total_steps, run.config.decay)
-        ema_decay = run.config.ema_decay or None
-        self.state = training.init_state(
-            run.init_params(self.keys["init"]), optimizer, ema=ema_decay is not None
-        )
+        optimizer = run.optimizer()
+        self.state = run.init_state(self.keys["init"])
         self.losses = np.zeros(self.steps_per_epoch, np.float32)
         self.order = jax.jit(
             functools.partial(
@@ -118,7 +114,7 @@ class Experiment:
                 data,
                 rows,
                 stratified=run.config.stratified,
-                ema_decay=ema_decay,
+                ema_decay=run.config.ema_decay or None,
             )
 
         self.train_chunk = jax.jit(train_chunk, donate_argnums=0)
@@ -127,13 +123,9 @@ class Experiment:
     def step(self) -> int:
         return int(self.state.step)
 
-    def params(self) -> Any:
-        """The parameters to sample from: the average, where one is kept."""
-        return self.state.params if self.state.ema is None else self.state.ema
-
     def samples(self, count: int) -> np.ndarray:
         """Scaled samples [count, D]: always from the same x_T and noise, so that epochs compare."""
-        blocks = self.draw(self.params(), self.keys["sample"], 0, -(-count // BLOCK))
+        blocks = self.draw(runs.sampling_params(self.state), self.keys["sample"], 0, -(-count // BLOCK))
         return np.asarray(blocks).reshape(-1, self.run.dim)[:count]
 
     def checkpoint(self) -> None:

@@ -1,0 +1,299 @@
+"""Every figure and animation of a diffusion experiment on points.
+
+Each function takes NumPy arrays and a path, writes that one file (a .png, a .gif) whole or not at
+all, and returns nothing. Points are [N, D]: D = 1 is drawn as a histogram, D = 2 as a picture,
+D > 2 as the picture of the first two columns. Pictures are framed by `limits` of the data, never of
+samples: a bad model's outliers cannot shrink them. Shapes that do not fit raise InputError.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from itertools import combinations, cycle
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from PIL import Image, ImageDraw, ImageFont
+
+from ddpm_jax import rasters
+from ddpm_jax.errors import InputError
+from ddpm_jax.rasters import Frame, Points, Series, as_points, as_series, limits, some
+
+Names = Sequence[str] | None
+StrPath = str | os.PathLike[str]
+
+# The colours of Okabe and Ito, safe for the colour-blind, on an opaque paper that neither glares on
+# a dark page nor looks grey on a light one. Text is legible where 8 inches are shown 800 px wide.
+PAPER, INK, MUTED, BLUE, ORANGE = "#fbfaf7", "#1d2733", "#6b6f76", "#0072b2", "#d55e00"
+BLUES, ORANGES, DIVERGING = (
+    LinearSegmentedColormap.from_list("", colors, steps)
+    for steps, *colors in (
+        (256, PAPER, "#a5cbe0", "#3f8abb", "#14507f", "#0b2440"),
+        (256, PAPER, "#f3c6a3", "#dd7a35", "#9c4408", "#421b00"),
+        (15, "#002f52", BLUE, "#6db0da", PAPER, "#f09d62", ORANGE, "#6b2b00"),
+    )
+)
+STYLE = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    **dict.fromkeys(("axes.labelcolor", "text.color"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9.5),
+    "axes.edgecolor": "#b4b4ae",
+    "axes.prop_cycle": cycler(color=(BLUE, ORANGE, "#009e73", "#aa4499", "#e69f00", "#56b4e9")),
+    "axes.titlelocation": "left",
+    "grid.color": "#e9e7e1",
+    "image.interpolation": "bicubic",
+    "lines.linewidth": 1.8,
+}
+
+
+def data(path: StrPath, points: Points, title: str = "Data", names: Names = None) -> None:
+    """The data [N, D], or 30,000 random points of it, as the original experiment draws it."""
+    shown = some(points, 30_000)
+    title = f"{title}: {len(shown):,} of {len(points):,} points"
+    snapshot(path, shown, limits(points), title, names)
+
+
+def snapshot(path: StrPath, points: Points, frame: Frame, title: str, names: Names = None) -> None:
+    """Samples [N, D] of one epoch, in the frame `limits(data)`."""
+    with _figure(path, 5, 5) as axes:
+        _picture(axes[0, 0], points, frame, title, names)
+
+
+def montage(
+    path: StrPath, data: Points, stages: Sequence[tuple[str, Points]], names: Names = None
+) -> None:
+    """The data beside the samples of milestone epochs, (title, [N, D]) each, all of one count."""
+    panels = [("data", data), *stages]
+    count = min(map(len, as_points("montage", *(points for _, points in panels))))
+    rows, columns = -(-len(panels) // 2), min(len(panels), 2)
+    with _figure(path, 8, 8 * rows / columns + 0.1, rows, columns) as axes:
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax, (title, points) in zip(axes.flat, panels, strict=False):
+            _picture(ax, some(points, count), limits(data), title, names)
+            ax.label_outer()
+
+
+def forward(
+    path: StrPath, rows: Mapping[str, Sequence[Points]], steps: Sequence[int], names: Names = None
+) -> None:
+    """The forward process, [N, D] at each of `steps`: a row a schedule, a column a step."""
+    if not rows or not steps or any(len(row) != len(steps) for row in rows.values()):
+        found = {name: len(row) for name, row in rows.items()}
+        raise InputError(f"forward: pictures {found}; give every schedule one a step, {len(steps)}")
+    height = 7.65 / len(steps) * len(rows) + 0.3
+    with _figure(path, 8, height, len(rows), len(steps)) as axes:
+        for line, (name, row) in zip(axes, rows.items(), strict=True):
+            frame = limits(row[0], margin=0.45)
+            for ax, points, step in zip(line, as_points(name, *row), steps, strict=True):
+                title = f"t = {step}" if ax in axes[0] else ""
+                _picture(ax, points, frame, title, names, pixels=300)
+                ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
+            line[0].set_ylabel(name)
+
+
+def schedules(path: StrPath, curves: Mapping[str, Series]) -> None:
+    """What each schedule leaves of the signal: alpha_bars [T], log SNR = log ᾱ − log(1 − ᾱ)."""
+    with _figure(path, 8, 3.2, 1, 2) as axes:
+        for name, alpha_bars in curves.items():
+            t, alpha_bars = as_series(name, np.arange(alpha_bars.size), alpha_bars)
+            inside = (alpha_bars > 0) & (alpha_bars < 1)
+            log_snr = np.log(alpha_bars[inside]) - np.log1p(-alpha_bars[inside])
+            axes[0, 0].plot(t, alpha_bars, label=name)
+            axes[0, 1].plot(t[inside], log_snr, label=name)
+        _lines(axes[0, 0], "t", "", title="ᾱ: the signal's share of the variance")
+        _lines(axes[0, 1], "t", "", title="log SNR")
+        _label_ends(axes[0, 1])
+
+
+def loss(
+    path: StrPath, epochs: Series, losses: Series, floor: float | None = None, title: str = "Loss"
+) -> None:
+    """Losses [E] by epoch over the ideal denoiser's `floor`, and their excess over it."""
+    epochs, losses = as_series("loss", epochs, losses)
+    with _figure(path, 8, 3.2, 1, 1 if floor is None else 2) as axes:
+        for ax, base in zip(axes[0], (0.0, floor), strict=False):
+            ax.plot(epochs, losses - base, color=BLUE, alpha=0.3, linewidth=1)
+            ax.plot(epochs, rasters.smooth(losses) - base, color=BLUE)
+        _lines(axes[0, 0], "epoch", "mean squared error of the noise", logx=True, title=title)
+        if floor is not None:
+            _floor(axes[0, 0], floor, "ideal denoiser")
+            _lines(axes[0, 1], "epoch", "", True, True, "Excess over the ideal denoiser")
+
+
+def curves(
+    path: StrPath,
+    series: Mapping[str, tuple[Series, Series]],
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    logy: bool = False,
+    floor: float | None = None,
+    title: str = "",
+    floor_label: str = "floor",
+) -> None:
+    """Lines (x [M], y [M]) by name, labelled at their ends, over a `floor` that none can beat."""
+    with _figure(path, 8, 4.2) as axes:
+        for (name, (x, y)), marker in zip(series.items(), cycle("osD^vP"), strict=False):
+            x, y = as_series(name, x, y)
+            axes[0, 0].plot(x, y, marker=marker, markeredgecolor=PAPER, label=name)
+        if floor is not None:
+            _floor(axes[0, 0], floor, floor_label)
+        _lines(axes[0, 0], xlabel, ylabel, logx, logy, title)
+        _label_ends(axes[0, 0])
+
+
+def comparison(
+    path: StrPath, data: Points, samples: Points, zooms: int = 2, names: Names = None
+) -> None:
+    """Data [N, D] (blue), samples [M, D] (orange), and where the one or the other is denser.
+
+    D = 2 enlarges the `zooms` windows of finest detail; D > 2 pairs the first four columns.
+    """
+    data, samples = as_points("comparison", data, samples)
+    width, count = data.shape[1], min(len(data), len(samples))
+    labels = _labels(names, width)
+    if width == 1:
+        return _compare_histograms(path, data, samples, labels[0])
+    windows = list(rasters.details(data, limits(data), zooms)) if width == 2 else []
+    rows = [(pair, limits(data[:, pair])) for pair in combinations(range(min(width, 4)), 2)]
+    rows += [((0, 1), window) for window in windows]
+    with _figure(path, 8, 2.95 * len(rows) + 0.5, len(rows), 3) as axes:
+        for line, (pair, view) in zip(axes, rows, strict=True):
+            two, pair_names = (data[:, pair], samples[:, pair]), [labels[i] for i in pair]
+            for ax, points, ramp in zip(line, two, (BLUES, ORANGES), strict=False):
+                _picture(ax, some(points, count), view, "", pair_names, ramp, pixels=500)
+            frame = limits(two[0])
+            grid = rasters.difference(*two, frame)
+            image = line[2].imshow(grid, DIVERGING, vmin=-1, vmax=1, extent=frame)
+            line[2].set(xlim=view[:2], ylim=view[2:], xlabel=pair_names[0])
+            line[2].locator_params(nbins=5)
+            for ax in line[1:]:
+                ax.set(ylabel="", yticklabels=[])
+        for ax, title in zip(axes[0], ("data", "samples", "samples − data"), strict=True):
+            ax.set_title(title)
+        for letter, line, view in zip("abcdef", axes[1:], windows, strict=False):
+            line[0].set_title(letter)
+            for ax in axes[0]:
+                corner, side = (view[0], view[2]), view[1] - view[0]
+                ax.indicate_inset((*corner, side, side), edgecolor=INK, alpha=0.8)
+                ax.annotate(letter, corner, (2, 3), textcoords="offset points")
+        label = "samples − data, in units of the data's mean density"
+        place = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.02}
+        axes[0, 0].figure.colorbar(image, ax=axes, label=label, **place)
+
+
+def reverse_gif(
+    path: StrPath,
+    frames: Sequence[Points],
+    labels: Sequence[str],
+    frame: Frame,
+    durations_ms: Sequence[int],
+) -> None:
+    """The reverse process in a loop: points [N, D], a label and a duration in ms for each frame."""
+    if not len(frames) == len(labels) == len(durations_ms) > 0:
+        counts = f"{len(frames)}, {len(labels)} and {len(durations_ms)}"
+        raise InputError(f"reverse_gif: {counts} frames, labels and durations; give one of each")
+    size, shades, font, at, images = 480, 10, ImageFont.load_default(22), (14, 466), []
+    palette = BLUES(np.linspace(0, 1, shades), bytes=True)[:, :3].tobytes()
+    for points, label in zip(as_points("reverse_gif", *frames), labels, strict=True):
+        text, halo = Image.new("L", (size, size)), Image.new("L", (size, size))
+        ImageDraw.Draw(text).text(at, label, 255, font, "ls")
+        ImageDraw.Draw(halo).text(at, label, 255, font, "ls", stroke_width=6)
+        tones = np.where(
+            np.asarray(halo), np.asarray(text) / 255, rasters.tones(points, frame, size)
+        )
+        images.append(Image.fromarray((tones * (shades - 1)).round().astype(np.uint8)))
+        images[-1].putpalette(palette)
+    options = {"append_images": images[1:], "duration": list(durations_ms), "loop": 0}
+    _save(path, images[0], "GIF", save_all=True, **options)
+
+
+def _compare_histograms(path, data, samples, label):
+    frame = limits(data)
+    edges = np.linspace(frame[0], frame[1], rasters.BINS + 1)
+    density, found = rasters.histogram(data, frame), rasters.histogram(samples, frame)
+    with _figure(path, 8, 5, 2) as axes:
+        above, below = axes[:, 0]
+        above.stairs(density, edges, fill=True, color=BLUES(0.25), label="data")
+        above.stairs(found, edges, color=ORANGE, label="samples", linewidth=1.5)
+        above.legend(frameon=False)
+        below.stairs(np.minimum(found - density, 0), edges, fill=True, color=BLUE)
+        below.stairs(np.maximum(found - density, 0), edges, fill=True, color=ORANGE)
+        _lines(above, "", "density", title="Data and samples")
+        _lines(below, label, "", title="samples − data")
+
+
+def _labels(names, width):
+    names = names or ("xy"[:width] if width < 3 else [f"x{i + 1}" for i in range(width)])
+    if len(names) != width:
+        raise InputError(f"names: {len(names)} of them; give one for each of {width} columns")
+    return [f"{n} (column {i} of {width})" if width > 2 else n for i, n in enumerate(names, 1)]
+
+
+@contextmanager
+def _figure(path, width, height, rows=1, columns=1):
+    with matplotlib.rc_context(matplotlib.RcParams(STYLE)):
+        figure = Figure((width, height), dpi=200, layout="compressed")
+        canvas = FigureCanvasAgg(figure)
+        yield figure.subplots(rows, columns, squeeze=False)
+        canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    # 256 colours look the same here, and make a sixth of the bytes.
+    _save(path, image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE), "PNG")
+
+
+def _save(path, image, kind, **options):
+    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    try:
+        image.save(temporary, kind, **options)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _picture(ax, points, frame, title, names, ramp=BLUES, pixels=800):
+    image, width = rasters.tones(points, frame, pixels), points.shape[1]
+    aspect = "auto" if width == 1 else "equal"
+    ax.imshow(image, ramp, aspect=aspect, vmin=0, vmax=1, extent=frame)
+    xlabel, ylabel = [*_labels(names, width), "density"][:2]
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.locator_params(nbins=5)
+
+
+def _lines(ax, xlabel, ylabel, logx=False, logy=False, title=""):
+    xscale, yscale = ("log" if log else "linear" for log in (logx, logy))
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
+    ax.grid(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    for axis in (axis for axis, log in ((ax.xaxis, logx), (ax.yaxis, logy)) if log):
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1,) if high > 200 * low else (1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+
+
+def _floor(ax, floor, label):
+    ax.axhline(floor, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    at = (0, floor), (4, 4), ax.get_yaxis_transform(), "offset points"
+    ax.annotate(f"{label}, {floor:.4g}", *at, color=MUTED)
+
+
+def _label_ends(ax):
+    """Each line's name right of the axes, in its colour, level with its end where there is room."""
+    ax.autoscale_view()
+    to_axes, level = ax.transData + ax.transAxes.inverted(), -1.0
+    lines = [line for line in ax.lines if line.get_label()[0] != "_" and line.get_xydata().size]
+    for line in sorted(lines, key=lambda line: to_axes.transform(line.get_xydata()[-1])[1]):
+        end, color = line.get_xydata()[-1], line.get_color()
+        level = max(to_axes.transform(end)[1], level + 0.07)
+        thin = {"arrowstyle": "-", "color": color, "alpha": 0.4, "relpos": (0, 0.5)}
+        at = end, (1.04, level), "data", "axes fraction", thin
+        ax.annotate(line.get_label(), *at, color=color, va="center")

@@ -1,0 +1,179 @@
+"""What is timed: the same work in PyTorch, in ours and as bare matrix products; and how.
+
+A workload is a function that does a fixed amount of work and returns when it is done. Workloads to be
+compared are run in turn, several rounds, so that whatever else the machine does falls on all alike.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax import models, sampling, schedules, training
+
+BATCH, DIM, WIDTH, TIME_WIDTH = 64, 2, 128, 50
+LAYERS = {
+    "time_0": (TIME_WIDTH, WIDTH),
+    "time_1": (WIDTH, WIDTH),
+    "hidden_0": (DIM, WIDTH),
+    "hidden_1": (WIDTH, WIDTH),
+    "hidden_2": (WIDTH, WIDTH),
+    "out": (WIDTH, DIM),
+}
+NO_INPUT_GRADIENT = ("time_0", "hidden_0")
+PER_STEP_LAYERS = ("hidden_0", "hidden_1", "hidden_2", "out")
+
+Workload = Callable[[], Any]
+
+
+class Timing(NamedTuple):
+    """Median seconds, and the least and greatest of the rounds."""
+
+    median: float
+    least: float
+    greatest: float
+
+
+def alternate(workloads: dict[str, Workload], rounds: int = 5) -> dict[str, Timing]:
+    """Time the workloads in turn, after one run of each that compiles it and is not counted."""
+    for work in workloads.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in workloads}
+    for _ in range(rounds):
+        for name, work in workloads.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return {n: Timing(statistics.median(s), min(s), max(s)) for n, s in seconds.items()}
+
+
+def train_flops() -> int:
+    """Floating-point operations of the matrix products of a training step."""
+    forward = sum(2 * BATCH * i * o for i, o in LAYERS.values())
+    unneeded = sum(2 * BATCH * i * o for n, (i, o) in LAYERS.items() if n in NO_INPUT_GRADIENT)
+    return 3 * forward - unneeded
+
+
+def sample_flops() -> int:
+    """The same of one reverse step of one point; the time embedding is shared by all points."""
+    return sum(2 * LAYERS[name][0] * LAYERS[name][1] for name in PER_STEP_LAYERS)
+
+
+@functools.cache
+def network() -> tuple[Callable, Any]:
+    """The original network as a function of its parameters, and some parameters."""
+    module = models.Denoiser()
+    x, t = jnp.zeros((1, DIM)), jnp.zeros((1,), jnp.int32)
+    params = module.init(jax.random.key(0), x, t)["params"]
+    return lambda p, x, t: module.apply({"params": p}, x, t), params
+
+
+def ours_train(data: np.ndarray, steps: int) -> Workload:
+    """`steps` training steps of batch 64, drawn, scanned and read back as train.py does."""
+    apply, params = network()
+    schedule, optimizer = schedules.sigmoid(), training.adam(1e-4, steps)
+    points, key = jnp.asarray(data, jnp.float32), jax.random.key(1)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def chunk(state: training.TrainState, epoch: jax.Array) -> tuple:
+        rows = training.epoch_order(key, epoch, len(points), BATCH)[:steps]
+        return training.train_epoch(key, apply, optimizer, schedule, state, points, rows)
+
+    box = [training.init_state(jax.tree.map(jnp.copy, params), optimizer), 0]
+
+    def work() -> np.ndarray:
+        box[0], losses = chunk(box[0], box[1])
+        box[1] += 1
+        return np.asarray(losses)
+
+    return work
+
+
+def ours_sample(
+    count: int, steps: int, devices: list | None = None, block: int = 1000
+) -> Workload:
+    """`count` points in `steps` ancestral steps, in blocks over the devices."""
+    apply, params = network()
+    schedule = schedules.sigmoid(steps)
+    draw = sampling.make_block_sampler(apply, schedule, (min(block, count), DIM), devices=devices)
+    key, blocks = jax.random.key(2), -(-count // block)
+    return lambda: np.asarray(draw(params, key, 0, blocks))
+
+
+def torch_workloads(data: np.ndarray, steps: int, count: int, sample_steps: int) -> dict:
+    """Training and sampling in PyTorch, as written and compiled."""
+    import pytorch_reference as reference
+    import torch
+
+    points = torch.tensor(data, dtype=torch.float32)[: steps * BATCH]
+    schedule = reference.sigmoid_schedule()
+    short = reference.sigmoid_schedule(sample_steps)
+
+    def make(compiled: bool) -> tuple[Workload, Workload]:
+        model = reference.Denoiser()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=compiled or None)
+        epoch = reference.compiled_train_epoch if compiled else reference.train_epoch
+        draw = reference.compiled_sample if compiled else reference.sample
+        x_T = torch.randn(count, DIM)
+        return (
+            lambda: epoch(model, optimizer, schedule, points),
+            lambda: draw(model, short, x_T).numpy(),
+        )
+
+    eager, fast = make(False), make(True)
+    return {
+        "train": {"PyTorch as written": eager[0], "PyTorch compiled": fast[0]},
+        "sample": {"PyTorch as written": eager[1], "PyTorch compiled": fast[1]},
+    }
+
+
+def gemm_bound_train(steps: int) -> Workload:
+    """The matrix products of `steps` training steps and nothing else, as XLA's own GEMMs."""
+    h = {n: jnp.ones((BATCH, i)) for n, (i, _) in LAYERS.items()}
+    g = {n: jnp.ones((BATCH, o)) for n, (_, o) in LAYERS.items()}
+    w = {n: jnp.ones(shape) for n, shape in LAYERS.items()}
+
+    def products(h: dict, g: dict, w: dict) -> list:
+        forward = [h[n] @ w[n] for n in LAYERS]
+        to_weights = [h[n].T @ g[n] for n in LAYERS]
+        to_inputs = [g[n] @ w[n].T for n in LAYERS if n not in NO_INPUT_GRADIENT]
+        return forward + to_weights + to_inputs
+
+    return _repeated(products, (h, g, w), steps)
+
+
+def gemm_bound_sample(count: int, steps: int, devices: list, block: int = 1000) -> Workload:
+    """The matrix products of the reverse process and nothing else, block by block on each device."""
+    rows = min(block, count)
+    per_device = -(-count // rows // len(devices))
+    h = {n: jnp.ones((rows, LAYERS[n][0])) for n in PER_STEP_LAYERS}
+    w = {n: jnp.ones(LAYERS[n]) for n in PER_STEP_LAYERS}
+
+    def products(h: dict, w: dict) -> list:
+        return [h[n] @ w[n] for n in PER_STEP_LAYERS]
+
+    works = [
+        _repeated(products, jax.device_put((h, w), device), steps * per_device, wait=False)
+        for device in devices
+    ]
+    return lambda: jax.block_until_ready([work() for work in works])
+
+
+def _repeated(products: Callable, operands: tuple, times: int, wait: bool = True) -> Workload:
+    """Run the products `times` times; barriers keep XLA from hoisting, merging or dropping any."""
+
+    @jax.jit
+    def run(operands: tuple) -> jax.Array:
+        def body(carry: jax.Array, _: None) -> tuple:
+            held, carry = jax.lax.optimization_barrier((operands, carry))
+            results = jax.lax.optimization_barrier(products(*held))
+            return carry + sum(r[0, 0] for r in results), None
+
+        return jax.lax.scan(body, jnp.zeros(()), None, length=times)[0]
+
+    return lambda: jax.block_until_ready(run(operands)) if wait else run(operands)
