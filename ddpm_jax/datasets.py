@@ -29,7 +29,8 @@ LIMIT = 1e30
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COLUMN_NAME = re.compile(r"""(?!(nan|inf|infinity)$)["']?[^\W\d].*""", re.IGNORECASE)
 _NPY_HEADER = re.compile(
-    r"\{ *'descr': *('.*'|\[.*\]), *'fortran_order': *(True|False), *'shape': *(\(.*\)) *,? *\}\s*"
+    r"\{ *'descr': *('[^']*'|\[.*\]), *'fortran_order': *(True|False), *"
+    r"'shape': *(\(.*\)) *,? *\}[ \n]*"
 )
 _NPY_DTYPE = re.compile(r"[<>=|]?([iu][1248]|f[248])")
 _NPY_SHAPE = re.compile(r"\((\d{1,18}),(?: *(\d{1,18}),?)? *\)")
@@ -264,7 +265,8 @@ def _map_npy(path: Path) -> np.memmap:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise _fault(path, f"cannot be read ({error})", "Check its permissions.") from error
-    if magic[:6] != b"\x93NUMPY" or not (fields := _NPY_HEADER.fullmatch(header)):
+    fields = _NPY_HEADER.fullmatch(header)
+    if not re.fullmatch(rb"\x93NUMPY[\1-\3]\0", magic) or not fields:
         raise _fault(path, "not a NumPy file", remedy)
     dtype, order, shape = fields[1].strip("'"), "F" if fields[2] == "True" else "C", fields[3]
     if not _NPY_DTYPE.fullmatch(dtype):

@@ -39,12 +39,16 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         ours = _TORCH_NAMES.get(module) or module.replace("layers.", "hidden_")
         array = np.asarray(value)
         if leaf not in _TORCH_LEAVES or array.ndim != (2 if leaf == "weight" else 1):
-            raise CheckpointError(f"state_dict: {name} {array.shape} is not of the network's layers")
+            raise CheckpointError(
+                f"state_dict: {name} {array.shape} is not of the network's layers"
+            )
         # A copy: the tensor may be trained on, in place.
         params.setdefault(ours, {})[_TORCH_LEAVES[leaf]] = jnp.array(array.T)
     depth = sum(name.startswith("hidden_") for name in params)
     wanted = {"time_0", "time_1", "out", *(f"hidden_{i}" for i in range(depth))}
-    if params.keys() != wanted or any(layer.keys() != {"kernel", "bias"} for layer in params.values()):
+    if params.keys() != wanted or any(
+        layer.keys() != {"kernel", "bias"} for layer in params.values()
+    ):
         raise CheckpointError(f"state_dict: layers {sorted(params)}, expected {sorted(wanted)}")
     return params
 
@@ -65,7 +69,9 @@ def to_torch(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return state_dict
 
 
-def save_safetensors(path: str | Path, params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def save_safetensors(
+    path: str | Path, params: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
     """Write parameters and the configuration, a JSON object, with the sha256 of the tensors."""
     tensors = {name: np.array(leaf) for name, leaf in flatten_dict(dict(params), sep=".").items()}
     metadata = {"config": json.dumps(dict(config)), "sha256": _digest(tensors)}

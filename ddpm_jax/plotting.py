@@ -36,7 +36,7 @@ BLUES, ORANGES, DIVERGING = (
     for steps, *colors in (
         (256, PAPER, "#a5cbe0", "#3f8abb", "#14507f", "#0b2440"),
         (256, PAPER, "#f3c6a3", "#dd7a35", "#9c4408", "#421b00"),
-        (15, "#002f52", BLUE, "#6db0da", PAPER, "#f09d62", ORANGE, "#6b2b00"),
+        (11, "#002f52", BLUE, "#6db0da", PAPER, "#f09d62", ORANGE, "#6b2b00"),
     )
 )
 STYLE = {
@@ -56,8 +56,8 @@ STYLE = {
 def data(path: StrPath, points: Points, title: str = "Data", names: Names = None) -> None:
     """The data [N, D], or 30,000 random points of it, as the original experiment draws it."""
     shown = some(points, 30_000)
-    title = f"{title}: {len(shown):,} of {len(points):,} points"
-    snapshot(path, shown, limits(points), title, names)
+    total = f" of {len(points):,}" if len(points) > len(shown) else ""
+    snapshot(path, shown, limits(points), f"{title}: {len(shown):,}{total} points", names)
 
 
 def snapshot(path: StrPath, points: Points, frame: Frame, title: str, names: Names = None) -> None:
@@ -125,7 +125,8 @@ def loss(
         _lines(axes[0, 0], "epoch", "mean squared error of the noise", logx=True, title=title)
         if floor is not None:
             _floor(axes[0, 0], floor, "ideal denoiser")
-            _lines(axes[0, 1], "epoch", "", True, True, "Excess over the ideal denoiser")
+            logy = bool(np.any(losses > floor))
+            _lines(axes[0, 1], "epoch", "", True, logy, "Excess over the ideal denoiser")
 
 
 def curves(
@@ -184,7 +185,8 @@ def comparison(
             for ax in axes[0]:
                 corner, side = (view[0], view[2]), view[1] - view[0]
                 ax.indicate_inset((*corner, side, side), edgecolor=INK, alpha=0.8)
-                ax.annotate(letter, corner, (2, 3), textcoords="offset points")
+                box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+                ax.annotate(letter, corner, (3, 4), textcoords="offset points", bbox=box)
         label = "samples − data, in units of the data's mean density"
         place = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.02}
         axes[0, 0].figure.colorbar(image, ax=axes, label=label, **place)
@@ -201,27 +203,26 @@ def reverse_gif(
     if not len(frames) == len(labels) == len(durations_ms) > 0:
         counts = f"{len(frames)}, {len(labels)} and {len(durations_ms)}"
         raise InputError(f"reverse_gif: {counts} frames, labels and durations; give one of each")
-    size, shades, font, at, images = 480, 10, ImageFont.load_default(22), (14, 466), []
+    size, shades, font, at, images = 480, 10, ImageFont.load_default(22), (14, 14), []
     palette = BLUES(np.linspace(0, 1, shades), bytes=True)[:, :3].tobytes()
     for points, label in zip(as_points("reverse_gif", *frames), labels, strict=True):
         text, halo = Image.new("L", (size, size)), Image.new("L", (size, size))
-        ImageDraw.Draw(text).text(at, label, 255, font, "ls")
-        ImageDraw.Draw(halo).text(at, label, 255, font, "ls", stroke_width=6)
-        tones = np.where(
-            np.asarray(halo), np.asarray(text) / 255, rasters.tones(points, frame, size)
-        )
+        ImageDraw.Draw(text).text(at, label, 255, font, "lt")
+        ImageDraw.Draw(halo).text(at, label, 255, font, "lt", stroke_width=6)
+        tones = rasters.tones(points, frame, size)
+        tones = np.where(np.asarray(halo), np.asarray(text) / 255, tones)
         images.append(Image.fromarray((tones * (shades - 1)).round().astype(np.uint8)))
         images[-1].putpalette(palette)
     options = {"append_images": images[1:], "duration": list(durations_ms), "loop": 0}
-    _save(path, images[0], "GIF", save_all=True, **options)
+    # Frames of noise have nothing in common: Pillow's `optimize` makes the file a fifth larger.
+    _save(path, images[0], "GIF", save_all=True, optimize=False, **options)
 
 
 def _compare_histograms(path, data, samples, label):
     frame = limits(data)
     edges = np.linspace(frame[0], frame[1], rasters.BINS + 1)
     density, found = rasters.histogram(data, frame), rasters.histogram(samples, frame)
-    with _figure(path, 8, 5, 2) as axes:
-        above, below = axes[:, 0]
+    with _figure(path, 8, 5, 2) as ((above,), (below,)):
         above.stairs(density, edges, fill=True, color=BLUES(0.25), label="data")
         above.stairs(found, edges, color=ORANGE, label="samples", linewidth=1.5)
         above.legend(frameon=False)
@@ -261,8 +262,7 @@ def _save(path, image, kind, **options):
 
 def _picture(ax, points, frame, title, names, ramp=BLUES, pixels=800):
     image, width = rasters.tones(points, frame, pixels), points.shape[1]
-    aspect = "auto" if width == 1 else "equal"
-    ax.imshow(image, ramp, aspect=aspect, vmin=0, vmax=1, extent=frame)
+    ax.imshow(image, ramp, aspect="auto" if width == 1 else "equal", vmin=0, vmax=1, extent=frame)
     xlabel, ylabel = [*_labels(names, width), "density"][:2]
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.locator_params(nbins=5)

@@ -75,6 +75,7 @@ def prepare(out: Path, run: Run, args: Args) -> None:
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoints", "samples", "figures"):
             shutil.rmtree(out / name, ignore_errors=True)
+            (out / name).mkdir()
         run.save(out)
 
 
@@ -117,7 +118,7 @@ class Experiment:
                 ema_decay=run.config.ema_decay or None,
             )
 
-        self.train_chunk = jax.jit(train_chunk, donate_argnums=0)
+        self.train_chunk = jax.jit(train_chunk)
 
     @property
     def step(self) -> int:
@@ -125,11 +126,14 @@ class Experiment:
 
     def samples(self, count: int) -> np.ndarray:
         """Scaled samples [count, D]: always from the same x_T and noise, so that epochs compare."""
-        blocks = self.draw(runs.sampling_params(self.state), self.keys["sample"], 0, -(-count // BLOCK))
+        blocks = self.draw(
+            runs.sampling_params(self.state), self.keys["sample"], 0, -(-count // BLOCK)
+        )
         return np.asarray(blocks).reshape(-1, self.run.dim)[:count]
 
     def checkpoint(self) -> None:
-        state = {"train": self.state, "losses": self.losses}
+        # No loss is negative: -1 stands for the NaN of a skipped step, which no checkpoint takes.
+        state = {"train": self.state, "losses": np.nan_to_num(self.losses, nan=-1.0)}
         checkpoints.save(self.out / "checkpoints", self.step, state)
 
     def restore(self) -> None:
@@ -137,7 +141,8 @@ class Experiment:
         if checkpoints.steps(self.out / "checkpoints"):
             like = {"train": self.state, "losses": self.losses}
             _, state, _ = checkpoints.restore(self.out / "checkpoints", like)
-            self.state, self.losses = state["train"], np.array(state["losses"])
+            self.state, losses = state["train"], np.array(state["losses"])
+            self.losses = np.where(losses < 0, np.nan, losses).astype(np.float32)
         rows = runs.keep_rows(self.out, self.step // self.steps_per_epoch)
         self.floor = rows[0]["floor"] if rows else None
 

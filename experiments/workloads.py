@@ -94,9 +94,7 @@ def ours_train(data: np.ndarray, steps: int) -> Workload:
     return work
 
 
-def ours_sample(
-    count: int, steps: int, devices: list | None = None, block: int = 1000
-) -> Workload:
+def ours_sample(count: int, steps: int, devices: list | None = None, block: int = 1000) -> Workload:
     """`count` points in `steps` ancestral steps, in blocks over the devices."""
     apply, params = network()
     schedule = schedules.sigmoid(steps)
