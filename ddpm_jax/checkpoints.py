@@ -74,11 +74,12 @@ def save(
     directory = Path(directory).absolute()
     leaves = {name: _checked(name, leaf) for name, leaf in _named_leaves(state)}
     record = {"format": FORMAT, "leaves": leaves, "metadata": _as_json(metadata or {})}
+    host = jax.tree.map(np.asarray, state)
     try:
         with _scratch_folder(directory) as scratch, _quiet_orbax():
-            ocp.save(str(scratch / str(step)), state, custom_metadata=record)
+            ocp.save(str(scratch / str(step)), host, custom_metadata=record)
             if jax.process_index() == 0:
-                (scratch / str(step) / _SUMS).write_text(_sums(scratch / str(step)))
+                (scratch / str(step) / _SUMS).write_bytes(_sums(scratch / str(step)).encode())
                 _put_in_place(scratch, directory, step, keep)
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         raise CheckpointError(
@@ -224,8 +225,8 @@ def _sums(folder: Path) -> str:
 
 def _verify_files(folder: Path) -> None:
     try:
-        saved, found = (folder / _SUMS).read_bytes().decode(), _sums(folder)
-    except (OSError, UnicodeDecodeError) as error:
+        saved, found = (folder / _SUMS).read_bytes().decode(errors="replace"), _sums(folder)
+    except OSError as error:
         raise _DamageError(f"{folder}: cannot verify its files by {_SUMS}: {error}") from error
     if saved != found:
         lines = set(saved.split("\n")) ^ set(found.split("\n"))

@@ -8,11 +8,10 @@ All raise InputError unless both sets are finite, [N, D] with the same D, and ho
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -79,8 +78,8 @@ def energy_distance(real: ArrayLike, fake: ArrayLike) -> float:
     The V-statistic: means over all pairs, each point with itself included. It is never negative
     and its floor never 0, so that their ratio has a meaning. Source: Székely & Rizzo 2013.
     """
-    across, within_real, within_fake = _pair_means(*_checked(real, fake), "euclidean")
-    return 2 * across - within_real - within_fake
+    across, in_real, in_fake = _pair_means(*_checked(real, fake), np.sqrt)
+    return 2 * across - in_real - in_fake
 
 
 def mmd_rbf(real: ArrayLike, fake: ArrayLike, bandwidths: Sequence[float] | None = None) -> float:
@@ -98,14 +97,11 @@ def mmd_rbf(real: ArrayLike, fake: ArrayLike, bandwidths: Sequence[float] | None
         bandwidths = [median, median / 4, median / 16]
     if len(bandwidths) == 0 or not all(0 < h < np.inf for h in bandwidths):
         raise InputError(f"bandwidths must be positive and finite, got {bandwidths}: pass others")
-    means = [
-        _pair_means(real, fake, "sqeuclidean", lambda squares, h=h: np.exp(squares / (-2 * h * h)))
-        for h in bandwidths
-    ]
-    across, within_real, within_fake = np.mean(means, axis=0)
+    means = [_pair_means(real, fake, lambda r2, h=h: np.exp(r2 / (-2 * h * h))) for h in bandwidths]
+    across, in_real, in_fake = np.mean(means, axis=0)
     # k(x, x) = 1: leave a point's pair with itself out, which is what removes the bias.
     n, m = len(real), len(fake)
-    return float((n * within_real - 1) / (n - 1) + (m * within_fake - 1) / (m - 1) - 2 * across)
+    return float((n * in_real - 1) / (n - 1) + (m * in_fake - 1) / (m - 1) - 2 * across)
 
 
 def total_variation(
@@ -205,27 +201,27 @@ def evaluate(
     """
     real, fake = _checked(real, fake)
     _at_least(2, size=size, repeats=repeats, half_the_number_of_real_points=len(real) // 2)
-    rngs = [np.random.default_rng((seed, i)) for i in range(repeats)]
-
-    def on_all(metric: Callable[..., float]) -> Measurement:
-        floors = [metric(real, rng.choice(real, len(fake))) for rng in rngs]
-        return _measurement(metric.__name__, [metric(real, fake)] * repeats, floors, len(fake))
-
-    def on_subsets(metric: Callable[..., float], most: int) -> Measurement:
-        n = min(most, len(real) // 2, len(fake))
+    # Points a side in units of `size`; 0 for all of them.
+    multiples = dict.fromkeys((total_variation, sliced_wasserstein), 0)
+    multiples |= dict.fromkeys((far_fraction, uncovered_fraction), 0)
+    multiples |= dict.fromkeys((wasserstein2, energy_distance, mmd_rbf), 1)
+    multiples |= {classifier_two_sample: 5}
+    measurements = []
+    for metric, multiple in multiples.items():
+        n = min(multiple * size, len(real) // 2, len(fake)) or len(fake)
         values, floors = [], []
-        for rng in rngs:
-            subset, other = np.split(rng.permutation(real)[: 2 * n], 2)
-            values.append(metric(subset, rng.permutation(fake)[:n]))
-            floors.append(metric(subset, other))
-        return _measurement(metric.__name__, values, floors, n)
-
-    whole = (total_variation, sliced_wasserstein, far_fraction, uncovered_fraction)
-    return [
-        *(on_all(metric) for metric in whole),
-        *(on_subsets(metric, size) for metric in (wasserstein2, energy_distance, mmd_rbf)),
-        on_subsets(classifier_two_sample, 5 * size),
-    ]
+        for i in range(repeats):
+            rng = np.random.default_rng((seed, i))
+            if multiple:
+                reference, redrawn = np.split(rng.permutation(real)[: 2 * n], 2)
+                sample = rng.permutation(fake)[:n]
+            else:
+                reference, redrawn, sample = real, rng.choice(real, n), fake
+            values.append(metric(reference, sample))
+            floors.append(metric(reference, redrawn))
+        means = fmean(values), stdev(values), fmean(floors), stdev(floors)
+        measurements.append(Measurement(metric.__name__, *means, size=n))
+    return measurements
 
 
 def quick(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> dict[str, float]:
@@ -254,10 +250,6 @@ def format_table(measurements: Sequence[Measurement]) -> str:
         ratio = "-" if np.isnan(m.ratio) else f"{m.ratio:.2f}"
         lines.append(f"{m.name:<22}{value:>20}{floor:>20}{ratio:>8}{m.size:>9,}")
     return "\n".join([*lines, "Lower is better; classifier_two_sample is best at 0.5, chance."])
-
-
-def _measurement(name: str, values: list[float], floors: list[float], size: int) -> Measurement:
-    return Measurement(name, fmean(values), stdev(values), fmean(floors), stdev(floors), size)
 
 
 def _checked(real: ArrayLike, fake: ArrayLike) -> list[Points]:
@@ -308,18 +300,14 @@ def _directions(dim: int, count: int, seed: int) -> Float[np.ndarray, "k {dim}"]
     return np.linalg.qr(normal).Q.reshape(-1, dim)[:count]
 
 
-def _pair_means(
-    real: Points,
-    fake: Points,
-    metric: Literal["euclidean", "sqeuclidean"],
-    of: Callable[[Points], Points] = lambda distances: distances,
-) -> list[float]:
-    """Means of of(distance) over all pairs real-fake, real-real and fake-fake, in bounded memory."""
+def _pair_means(real: Points, fake: Points, of: Callable[[Points], Points]) -> list[float]:
+    """Means of of(squared distance) over the pairs real-fake, real-real and fake-fake, blocked."""
     means = []
     for x, y in ((real, fake), (real, real), (fake, fake)):
         rows = max(1, _BLOCK_ENTRIES // len(y))
-        blocks = (of(cdist(x[i : i + rows], y, metric)).sum() for i in range(0, len(x), rows))
-        means.append(float(sum(blocks)) / (len(x) * len(y)))
+        blocks = (x[i : i + rows] for i in range(0, len(x), rows))
+        total = sum(of(cdist(block, y, "sqeuclidean")).sum() for block in blocks)
+        means.append(float(total) / (len(x) * len(y)))
     return means
 
 

@@ -1,9 +1,9 @@
 """Reverse processes: from noise to points, each as one `lax.scan` over the rows of a schedule.
 
 A sampler is a pair of pure functions: `init(x_T) -> carry` and `step(row, carry, eps, z) -> carry`,
-where `row` is one row of the schedule, `eps` the denoiser's output there, `z` standard normal noise,
-and the first entry of the carry the points. `sample` runs any of them. Fewer network evaluations
-are a shorter schedule: `sample(key, denoise, respace(schedule, 20), (n, d), SDE_DPMPP)`.
+where `row` is one row of the schedule, `eps` the denoiser's output there, `z` standard normal
+noise, and the first entry of the carry the points. `sample` runs any of them. Fewer network
+evaluations are a shorter schedule: `sample(key, denoise, respace(schedule, 20), shape, SDE_DPMPP)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from ddpm_jax.diffusion import Denoise, predict_x0
@@ -44,10 +45,10 @@ def _ddpm(row: Schedule, carry: Carry, eps: Array, z: Array) -> Carry:
 
 
 def ddim(eta: float = 0.0) -> Sampler:
-    """x_{t-1} = √ᾱ_{t-1} x̂0 + √(1 - ᾱ_{t-1} - η² β̃_t) ε + η √β̃_t z: Song et al. 2021, equation (12).
+    """x_{t-1} = √ᾱ_{t-1} x̂0 + √(1 - ᾱ_{t-1} - η² β̃_t) ε + η √β̃_t z.
 
-    arXiv 2010.02502. η = 0 is the deterministic flow, η = 1 ancestral with the posterior variance.
-    Raises ConfigError unless 0 <= η <= 1.
+    Song et al. 2021 (arXiv 2010.02502), equation (12). η = 0 is the deterministic flow, η = 1
+    ancestral sampling with the posterior variance. Raises ConfigError unless 0 <= η <= 1.
     """
     if not 0 <= eta <= 1:
         raise ConfigError(f"DDIM's eta must lie in [0, 1], got {eta}")
@@ -140,11 +141,17 @@ def sample(
     `start` is the shape [..., d] of an x_T to draw, or x_T itself. The noise of the step at time t
     is drawn from `fold_in(key, t)`, x_T from `fold_in(key, T)`; `noises` [T, ..., d], row by row of
     the schedule, replaces them. Returns x [..., d], or with `trajectory` every x from x_T to the
-    result, [T + 1, ..., d]; without it, memory does not grow with T. Works under jit, vmap and grad.
+    result, [T + 1, ..., d]; without it, memory does not grow with T. Works under jit, vmap and
+    grad. Raises ConfigError for `noises` of another shape.
     """
     dtype = schedule.betas.dtype
     if isinstance(start, tuple):
         start = jax.random.normal(jax.random.fold_in(key, schedule.t[-1] + 1), start, dtype)
+    if noises is not None and noises.shape != (schedule.num_steps, *start.shape):
+        raise ConfigError(
+            f"noises must have shape {(schedule.num_steps, *start.shape)}, one x a row of the "
+            f"schedule, got {noises.shape}"
+        )
 
     def step(carry: Carry, inputs: tuple[Schedule, Array | None]) -> tuple[Carry, Array | None]:
         row, z = inputs
@@ -199,6 +206,7 @@ def make_block_sampler(
 
         return sample_blocks(key, denoise, schedule, blocks, shape, sampler)
 
+    replicated = NamedSharding(mesh, everywhere)
     compiled = jax.jit(
         jax.shard_map(
             draw_blocks,
@@ -211,6 +219,8 @@ def make_block_sampler(
 
     def draw(params: Any, key: Array, first: int, count: int) -> Array:
         padded = -(-count // len(devices)) * len(devices)
-        return compiled(params, key, jnp.arange(first, first + padded))[:count]
+        # Arrays bound to one device, such as restored parameters, are refused by the others.
+        params, key = jax.device_put((params, key), replicated)
+        return compiled(params, key, np.arange(first, first + padded))[:count]
 
     return draw

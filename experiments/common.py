@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from ddpm_jax import datasets
-from ddpm_jax.errors import InputError
+from ddpm_jax.errors import DataError, InputError
+from ddpm_jax.runs import Run
 
 SHIPPED = {"bicycle": Path(__file__).resolve().parent.parent / "data" / "bicycle.txt"}
 BLOCK = 1000
@@ -38,6 +39,17 @@ def use_devices(count: int | None) -> list:
 def load_data(name: str, seed: int) -> np.ndarray:
     """Points [N, D] of a shipped file, a toy distribution or a file of the user's."""
     return datasets.points(str(SHIPPED.get(name, name)), seed=seed)
+
+
+def load_run_data(run: Run) -> np.ndarray:
+    """The points a run was trained on; DataError if they have changed since."""
+    points = load_data(run.config.data, run.config.seed)
+    if datasets.digest(points) != run.digest:
+        raise DataError(
+            f"{run.config.data} is not what it was when the run was trained: restore the file, or "
+            "train again"
+        )
+    return points
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

@@ -119,8 +119,8 @@ def test_text_round_trip_is_exact(tmp_path_factory, x, separator):
 
 def test_a_million_rows_take_less_than_a_second(tmp_path):
     buffer = io.BytesIO()
-    np.savetxt(buffer, np.random.default_rng(0).normal(size=(1000, 2)), fmt="%.7g")
-    path = write(tmp_path / "large.txt", buffer.getvalue() * 1000)
+    np.savetxt(buffer, np.random.default_rng(0).normal(size=(1000, 2)), "%.7g", delimiter=",")
+    path = write(tmp_path / "large.csv", b"x,y\n" + buffer.getvalue() * 1000)
 
     def seconds() -> float:
         start = time.process_time()  # this process's own time: others may be busy
@@ -131,13 +131,15 @@ def test_a_million_rows_take_less_than_a_second(tmp_path):
 
 
 def test_shards(tmp_path):
-    write(tmp_path / "b.npy", npy(np.array([[5, 6]], np.int16)))
-    write(tmp_path / "a.npy", npy(POINTS[:2].astype(np.float32)))
+    types = [np.int8, np.float16, np.float32, np.float64, np.uint8, np.int64]
+    for i in (3, 0, 5, 1, 4, 2):
+        write(tmp_path / f"{i}.npy", npy(np.full((i + 1, 2), i, types[i])))
+    expected = np.repeat(np.arange(6.0), np.arange(1, 7))[:, None] * [1, 1]
     shards = open_shards(tmp_path)
-    assert [shard.dtype for shard in shards] == [np.float32, np.int16]
+    assert [shard.dtype for shard in shards] == types
     assert all(isinstance(shard, np.memmap) and not shard.flags.writeable for shard in shards)
-    np.testing.assert_array_equal(np.concatenate(shards), POINTS.astype(np.float32))
-    np.testing.assert_array_equal(load_points(tmp_path), POINTS.astype(np.float32))
+    np.testing.assert_array_equal(np.concatenate(shards), expected)
+    np.testing.assert_array_equal(load_points(tmp_path), expected)
 
 
 # --- Files that are wrong: file, line, what was found, what would be right ---
@@ -204,6 +206,7 @@ ANY, NUMBERS, TWO, NUMPY = "one point a line", "finite numbers", "at least two",
         ("two.npy", npy(POINTS) * 2, None, "352 bytes, where its header needs 176", NUMPY),
         ("forged.npy", npy_header("(999999999999, 2)") + bytes(32), None, "header needs", NUMPY),
         ("forged.npy", npy_header("(" + "9" * 5000 + ",)"), None, "shape (999", NUMPY),
+        ("forged.npy", b"\x93NUMPY\x02\0\xff\xff\xff\xff{'des", None, "not a NumPy file", NUMPY),
         ("nan.npy", npy(np.array([[1, 2], [3, np.nan]])), None, "row 2 is [3.0, nan]", "finite"),
         ("large.npy", npy(np.array([1, -1e31])), None, "row 2 is [-1e+31]", "at most 1e30"),
         ("long.npy", npy(np.zeros(2**17)), None, "more than 1,000,000 bytes", "open_shards"),
@@ -239,6 +242,11 @@ def test_errors_of_paths_and_directories(tmp_path):
         open_shards(tmp_path)
     write(tmp_path / "b.npy", npy(np.where(POINTS > 5, np.inf, POINTS)))
     with pytest.raises(DataError, match=r"b\.npy: row 3 is \[5\.0, inf\]"):
+        open_shards(tmp_path)
+    long = np.ones((2**20 + 9, 2), np.float16)
+    long[2**20 + 5 :] = np.inf
+    write(tmp_path / "b.npy", npy(long))
+    with pytest.raises(DataError, match=rf"b\.npy: row {2**20 + 6} is \[inf, inf\]"):
         open_shards(tmp_path)
     (tmp_path / "c.npy").mkdir()
     with pytest.raises(DataError, match=r"c\.npy: cannot be read"):

@@ -146,15 +146,14 @@ def near_duplicates(key):
 
 
 @every_schedule
-@pytest.mark.parametrize("t", [0, 10, 300, 700, 999])
 @pytest.mark.parametrize("stretch", [1.0, 100.0])
-def test_ideal_posterior_is_the_brute_force_sum(name, t, stretch, key):
+def test_ideal_posterior_is_the_brute_force_sum(name, stretch, key):
     """Tiny noise, near-duplicates, and x_t up to 100 times farther out than any that is drawn."""
     schedule, data = SCHEDULES[name](), near_duplicates(key)
-    t = jnp.full(50, t)
-    eps = jax.random.normal(jax.random.fold_in(key, 1), (50, 2))
-    x_t = stretch * diffusion.diffuse(schedule, data[:50], t, eps)
-    mean, variance = diffusion.ideal_posterior(schedule, data, x_t, t)
+    t = jnp.repeat(jnp.array([0, 10, 300, 700, 999]), 60)
+    eps = jax.random.normal(jax.random.fold_in(key, 1), data.shape)
+    x_t = stretch * diffusion.diffuse(schedule, data, t, eps)
+    mean, variance = jax.jit(diffusion.ideal_posterior)(schedule, data, x_t, t)
     expected_mean, expected_variance = brute_force_posterior(schedule, data, x_t, t)
     # Float32 sums over data within [-1, 1]: 300 weights, each off by some ulps of its exponent.
     np.testing.assert_allclose(mean, expected_mean, rtol=0, atol=2e-5)
@@ -164,11 +163,10 @@ def test_ideal_posterior_is_the_brute_force_sum(name, t, stretch, key):
 @every_schedule
 def test_ideal_denoiser_is_finite_however_far_out(name, key):
     schedule, data = SCHEDULES[name](), near_duplicates(key)
-    directions = jax.random.normal(key, (20, 2))
-    denoise = jax.jit(diffusion.ideal_denoiser(schedule, data))
-    for scale in (0.0, 1e-6, 1.0, 1e3, 1e6):
-        for t in (0, 500, 999):
-            assert np.isfinite(denoise(scale * directions, jnp.array(t))).all()
+    scales = jnp.repeat(jnp.array([0.0, 1e-6, 1.0, 1e3, 1e6]), 60)[:, None]
+    x_t = scales * jax.random.normal(key, data.shape)
+    t = jnp.arange(300) % 3 * 499
+    assert np.isfinite(jax.jit(diffusion.ideal_denoiser(schedule, data))(x_t, t)).all()
 
 
 def test_ideal_denoiser_of_two_points_is_a_tanh():
@@ -259,8 +257,8 @@ def test_ideal_loss_is_per_coordinate(key, gentle):
 
 def test_standard_error_of_the_ideal_loss_is_the_spread_between_keys(key, gentle):
     data = jnp.array([[0.8], [-0.8]])
-    estimate = jax.jit(lambda key: diffusion.ideal_loss(key, gentle, data, rounds=16, block=7))
-    values, errors = np.array([estimate(k) for k in jax.random.split(key, 200)]).T
+    estimate = jax.vmap(lambda key: diffusion.ideal_loss(key, gentle, data, rounds=16, block=70))
+    values, errors = map(np.asarray, estimate(jax.random.split(key, 200)))
     # The spread of 200 values is itself known to 5 %, 1/√400: five times that.
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(ddof=1), rel=0.25)
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
@@ -285,14 +283,6 @@ def test_ideal_loss_of_a_single_point_is_zero(key, gentle):
     # Var(x0 | x_t) = 0, found as the difference of squares of about 1, times snr < 10.
     assert abs(float(value)) < 1e-5
     assert float(error) < 1e-5
-
-
-def test_ideal_loss_does_not_depend_on_the_size_of_blocks_but_by_chance(key, gentle):
-    data = jnp.array([[0.8], [-0.8]])
-    (a, a_error), (b, b_error) = (
-        diffusion.ideal_loss(key, gentle, data, rounds=100, block=block) for block in (3, 999)
-    )
-    assert abs(a - b) < 5 * np.hypot(a_error, b_error)
 
 
 def test_ideal_loss_agrees_with_the_denoising_loss_of_the_ideal_denoiser(key):

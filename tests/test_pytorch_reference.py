@@ -231,9 +231,9 @@ def test_training_learns_a_ring(gen):
     model, schedule = ref.Denoiser(), ref.linear_schedule()
     losses = ref.train(model, schedule, ring, epochs=20, lr=1e-3, generator=gen)
     # Silence costs E ε² = 1. The ideal linear denoiser of any data of covariance I / 2 costs the
-    # mean of ᾱ / (2 - ᾱ) = 0.17, and a network that has learnt anything comes near it.
+    # mean of ᾱ / (2 - ᾱ) = 0.22, and a network that has learnt anything comes near it.
     assert losses[0] > 2 * losses[-1]
-    assert losses[-1] < 0.35
+    assert losses[-1] < 0.3
 
 
 # Sampling

@@ -129,3 +129,13 @@ def test_toy_has_the_reference_distribution(name, reference):
     for direction in ([1, 0], [0, 1], [1, 1], [1, -1]):
         assert stats.ks_2samp(x @ direction, y @ direction).pvalue > ALPHA
     assert stats.ks_2samp(*np.linalg.norm([x, y], axis=-1)).pvalue > ALPHA
+
+
+def test_spirals_are_as_thick_as_ffjords():
+    w = 3 * noiseless("spirals", 0, 1000) @ [1, 1j]
+    r = np.linspace(0, 3 * np.pi, 4000)
+    u = np.stack([w, -w])[..., None] + r * np.exp(-1j * r)  # for either arm and any r
+    slack = 0.012  # half a step of r, 1.2e-3, times the speed √(1 + r²) ≤ 9.5
+    inside = np.minimum(u.real, u.imag) >= -slack
+    size = np.where(inside, np.maximum(u.real, u.imag), np.inf).min(axis=(0, 2))
+    assert 0.45 < size.max() < 0.5 + slack  # [0, size]² holds u, at best

@@ -1,0 +1,96 @@
+"""How good are a run's samples? Every metric beside its floor, and a picture of the difference.
+
+python experiments/evaluate.py runs/bicycle-fast
+python experiments/evaluate.py runs/bicycle-fast --json quality.json
+
+The floor is what the same estimator gives for real points, redrawn: no samples can be expected below
+it. Distances are in the scaled coordinates in which the model was trained.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+from common import BLOCK, load_run_data, run_main, use_devices
+
+from ddpm_jax import files, metrics, plotting, sampling
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.runs import Run
+from ddpm_jax.schedules import respace
+
+
+@dataclass(frozen=True)
+class Args:
+    """Which run, and how its samples are drawn."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The directory of a run, as train.py makes it."""
+    json: Path | None = None
+    """Write the table to this file, too."""
+    num_samples: int = 20_000
+    """How many samples to draw and measure."""
+    sampler: Literal["ddpm", "ddim", "dpmpp", "sde-dpmpp"] = "ddpm"
+    """How to solve the reverse process."""
+    steps: int | None = None
+    """Network evaluations a point; by default all of the schedule's."""
+    seed: int = 0
+    """Seed of the samples and of the redrawn real points."""
+    devices: int | None = None
+    """How many devices (on a CPU: cores) to use; by default all."""
+    overwrite: bool = False
+    """Replace the JSON file if it exists."""
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1000:
+            raise ConfigError(f"--num-samples must be at least 1000, got {self.num_samples}")
+
+
+def main() -> int:
+    """Draw, measure, draw the picture."""
+    args = tyro.cli(Args, description=__doc__)
+    devices = use_devices(args.devices)
+    if args.json:
+        files.refuse_existing(args.json, args.overwrite)
+    run = Run.load(args.run_dir)
+    data = run.scaler.apply(load_run_data(run))
+    step, params = run.load_params(args.run_dir)
+
+    schedule = run.config.make_schedule()
+    if args.steps is not None:
+        schedule = respace(schedule, args.steps)
+    draw = sampling.make_block_sampler(
+        run.apply(), schedule, (BLOCK, run.dim), sampling.SAMPLERS[args.sampler], devices
+    )
+    blocks = draw(params, jax.random.key(args.seed), 0, -(-args.num_samples // BLOCK))
+    samples = np.asarray(blocks).reshape(-1, run.dim)[: args.num_samples]
+
+    print(
+        f"{args.run_dir}: {len(samples):,} samples after {step:,} training steps, "
+        f"{args.sampler}, {schedule.num_steps} evaluations each"
+    )
+    measurements = metrics.evaluate(data, samples, seed=args.seed)
+    print(metrics.format_table(measurements))
+    figure = args.run_dir / "figures" / "comparison.png"
+    plotting.comparison(figure, data, samples)
+    print(f"picture: {figure}")
+    if args.json:
+        record = {
+            "run": str(args.run_dir),
+            "training steps": step,
+            "samples": len(samples),
+            "sampler": args.sampler,
+            "evaluations": schedule.num_steps,
+            "metrics": [dataclasses.asdict(m) for m in measurements],
+        }
+        files.write_text(args.json, json.dumps(record, indent=2) + "\n")
+        print(f"written: {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

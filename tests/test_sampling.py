@@ -1,0 +1,172 @@
+"""The samplers against their papers' equations, in NumPy and float64, and against exact solutions.
+
+For data N(μ, s²) the ideal denoiser is linear in x, so every sampler maps x_T and its noises to its
+output by an affine form: `affine_form` works it out from the papers, independently of the library.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from ddpm_jax import diffusion, schedules
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.sampling import (
+    DDPM,
+    SAMPLERS,
+    ddim,
+    make_block_sampler,
+    sample,
+    sample_blocks,
+)
+
+MU, S2 = 0.7, 0.09
+T = 1000
+ALPHA_BARS = 1 / (1 + np.exp(20 * np.arange(T) / T - 10))  # the sigmoid schedule, k = 10
+
+# Name: sampler, and what its variances σ² are, as a share of β (ddpm only) or as η.
+PROCESSES = {
+    "ddpm, beta": DDPM,
+    "ddpm, posterior": DDPM,
+    "ddpm, 0.3 beta": DDPM,
+    "ddim, eta 0": ddim(0.0),
+    "ddim, eta 0.4": ddim(0.4),
+    "ddim, eta 1": ddim(1.0),
+    "dpmpp": SAMPLERS["dpmpp"],
+    "sde-dpmpp": SAMPLERS["sde-dpmpp"],
+}
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def make_schedule(num_steps, process="", dtype=jnp.float32):
+    """The sigmoid schedule, k = 10, in `num_steps` of its 1000 steps, with the process's σ²."""
+    schedule = schedules.respace(schedules.sigmoid(T, dtype=dtype), num_steps)
+    if process == "ddpm, posterior":
+        return dataclasses.replace(schedule, variances=schedule.posterior_variances)
+    if process == "ddpm, 0.3 beta":
+        return dataclasses.replace(schedule, variances=0.3 * schedule.variances)
+    return schedule
+
+
+def denoise(x, t):
+    """ε* = √(1 - ᾱ) (x - √ᾱ μ) / (ᾱ s² + 1 - ᾱ), for data N(μ, s²)."""
+    slope = np.sqrt(1 - ALPHA_BARS) / (ALPHA_BARS * S2 + 1 - ALPHA_BARS)
+    shift = np.sqrt(ALPHA_BARS) * MU
+    return jnp.asarray(slope, x.dtype)[t] * (x - jnp.asarray(shift, x.dtype)[t])
+
+
+def affine_form(process, times, until=0):
+    """Coefficients c of the x after the row `until`: c[0] + c[1] x_T + c[2] z_0 + c[3] z_1 + ...
+
+    Ho et al. 2020, algorithm 2; Song et al. 2021, equation (12); Lu et al. 2022, algorithm 2 and its
+    stochastic form, in the papers' α = √ᾱ, σ = √(1 - ᾱ), λ = log(α / σ).
+    """
+    one, x, *zs = np.eye(len(times) + 2)
+    alpha_bar = ALPHA_BARS[times]
+    last_x0, last_h = None, None
+    for i in reversed(range(until, len(times))):
+        ab, ab_next = alpha_bar[i], alpha_bar[i - 1] if i else 1.0
+        eps = np.sqrt(1 - ab) * (x - np.sqrt(ab) * MU * one) / (ab * S2 + 1 - ab)
+        x0 = (x - np.sqrt(1 - ab) * eps) / np.sqrt(ab)
+        posterior = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next)
+        if process.startswith("ddpm"):
+            beta = 1 - ab / ab_next
+            variance = {"ddpm, beta": beta, "ddpm, 0.3 beta": 0.3 * beta}.get(process, posterior)
+            x = (x - beta / np.sqrt(1 - ab) * eps) / np.sqrt(1 - beta)
+            x = x + np.sqrt(variance if i else 0) * zs[i]
+        elif process.startswith("ddim"):
+            sigma = float(process.split()[-1]) * np.sqrt(posterior)
+            x = np.sqrt(ab_next) * x0 + np.sqrt(1 - ab_next - sigma**2) * eps + sigma * zs[i]
+        elif i == 0:
+            x = x0  # λ = ∞: both solvers end on the prediction itself
+        else:
+            alpha, sigma = np.sqrt(ab_next), np.sqrt(1 - ab_next)
+            h = np.log(alpha / sigma) - np.log(np.sqrt(ab / (1 - ab)))
+            d = x0 if last_h is None else x0 + (x0 - last_x0) / (2 * last_h / h)
+            ratio = sigma / np.sqrt(1 - ab)
+            last_x0, last_h = x0, h
+            if process == "dpmpp":
+                x = ratio * x - alpha * np.expm1(-h) * d
+            else:
+                noise = sigma * np.sqrt(-np.expm1(-2 * h)) * zs[i]
+                x = ratio * np.exp(-h) * x - alpha * np.expm1(-2 * h) * d + noise
+    return x
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_matches_the_papers_equations(process, x64, key):
+    for num_steps in (1, 2, 13, 50):
+        schedule = make_schedule(num_steps, process, jnp.float64)
+        key_x, key_z = jax.random.split(key)
+        x_T = jax.random.normal(key_x, (3, 2))
+        noises = jax.random.normal(key_z, (num_steps, 3, 2))
+        c = affine_form(process, np.asarray(schedule.t))
+        expected = c[0] + c[1] * x_T + np.tensordot(c[2:], noises, 1)
+        x = sample(key, denoise, schedule, x_T, PROCESSES[process], noises=noises)
+        # x̂0 divides by √ᾱ_T = 1/150 at first, which magnifies rounding (1e-16) to some 1e-14.
+        np.testing.assert_allclose(x, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_output_has_the_papers_moments(process, key):
+    schedule = make_schedule(50, process)
+    x = np.asarray(sample(key, denoise, schedule, (20_000, 2), PROCESSES[process]), np.float64)
+    c = affine_form(process, np.asarray(schedule.t))
+    variance = np.sum(c[1:] ** 2)
+    # Five standard errors of a Gaussian's mean and variance: missed by chance once in 2 million.
+    assert abs(x.mean() - c[0]) < 5 * np.sqrt(variance / x.size)
+    assert abs(x.var() - variance) < 5 * variance * np.sqrt(2 / x.size)
+    assert abs(np.mean((x[:, 0] - c[0]) * (x[:, 1] - c[0]))) < 5 * variance / np.sqrt(len(x))
+
+
+def marginal(alpha_bar):
+    """Mean and variance of x_t for data N(μ, s²): equation (3) of `schedules`."""
+    return np.sqrt(alpha_bar) * MU, alpha_bar * S2 + 1 - alpha_bar
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp", 2)])
+def test_deterministic_samplers_converge_to_the_flow_at_their_order(name, order, x64, key):
+    def error(num_steps):
+        schedule = make_schedule(num_steps, dtype=jnp.float64)
+        x_T = jnp.asarray([1.3])
+        path = sample(key, denoise, schedule, x_T, SAMPLERS[name], trajectory=True)
+        (mean, variance), (mean_T, variance_T) = map(marginal, ALPHA_BARS[schedule.t[jnp.array([0, -1])]])
+        return abs(path[-2] - mean - np.sqrt(variance / variance_T) * (x_T - mean_T)).item()
+
+    errors = np.array([error(k) for k in (50, 100, 200)])
+    # Richardson: the slope nears the order as the steps shrink; measured within 0.03 at these.
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.1)
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddpm", 1), ("sde-dpmpp", 2)])
+def test_stochastic_samplers_converge_weakly_at_their_order(name, order, x64, key):
+    def error(num_steps, row):
+        """Of the variance of x before the step of row 0, or, relative to s², of the output."""
+        schedule = make_schedule(num_steps, dtype=jnp.float64)
+
+        def run(x_T, noises):
+            return sample(
+                key, denoise, schedule, x_T, SAMPLERS[name], noises=noises, trajectory=True
+            )[-1 - row].squeeze()
+
+        # The output is affine, so its gradient is constant and gives its variance exactly.
+        by_x_T, by_noise = jax.grad(run, (0, 1))(jnp.zeros(1), jnp.zeros((num_steps, 1)))
+        _, start = marginal(ALPHA_BARS[-1])
+        _, exact = marginal(ALPHA_BARS[schedule.t[0]]) if row else (MU, S2)
+        return abs(jnp.sum(by_x_T**2) * start + jnp.sum(by_noise**2) - exact).item() / S2
+
+    errors = np.array([error(k, row=1) for k in (50, 100, 200)])
+    # As above, with the larger next term of the expansion of a variance.
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.15)
+    if name == "sde-dpmpp":
+        errors = np.array([error(k, row=0) for k in (25, 50, 100)])
+        # Second order here too, until the 1000 steps' own first row (ᾱ = 1 - 5e-5) is felt.
+        assert (errors[:-1] / errors[1:] > 2**1.7).all()
