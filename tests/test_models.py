@@ -5,17 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 from scipy.stats import kstest
 
 from ddpm_jax.models import Denoiser, sinusoid
-
-DIMS = [1, 2, 3, 7]
 
 
 def init(key, dim=2, dtype=jnp.float32, **fields):
     model = Denoiser(dim, **fields)
     x, t = jnp.zeros((1, dim), dtype), jnp.zeros((1,), jnp.int32)
-    return model, model.init(key, x, t)
+    return model, jax.jit(model.init)(key, x, t)
 
 
 def numpy_sinusoid(t, width):
@@ -79,20 +78,18 @@ def test_sinusoid_keeps_the_shape_of_t():
     ],
 )
 def test_number_of_parameters(dim, fields, expected, key):
-    _, variables = init(key, dim, **fields)
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == expected
+    shapes = jax.eval_shape(lambda key: init(key, dim, **fields)[1], key)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
 
 
-@pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize(
-    "fields", [{}, {"fourier_features": 16, "fourier_scale": 0.5}, {"depth": 1, "time_width": 4}]
-)
+@pytest.mark.parametrize("dim", [1, 2, 3, 7])
+@pytest.mark.parametrize("fields", [{}, {"fourier_features": 16}, {"depth": 1, "time_width": 4}])
 def test_network_is_the_formula(dim, fields, key):
     t = jnp.array([0, 1, 17, 500, 999])
     with jax.enable_x64(True):
         model, variables = init(key, dim, jnp.float64, **fields)
         x = jax.random.normal(key, (5, dim), jnp.float64)
-        output = model.apply(variables, x, t)
+        output = jax.jit(model.apply)(variables, x, t)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float64")}
         assert output.dtype == np.float64
     expected = numpy_denoiser(variables["params"], x, t, model.time_width, model.depth)
@@ -122,11 +119,10 @@ def test_a_shared_time_equals_a_batch_of_it(shape, key):
     np.testing.assert_allclose(shared, batched, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("fourier_features", [0, 8])
-def test_vmap_and_jit_change_nothing(dim, fourier_features, key):
-    model, variables = init(key, dim, fourier_features=fourier_features)
-    x, t = jax.random.normal(key, (6, dim)), jnp.arange(6) * 150
+def test_vmap_and_jit_change_nothing(fourier_features, key):
+    model, variables = init(key, 3, fourier_features=fourier_features)
+    x, t = jax.random.normal(key, (6, 3)), jnp.arange(6) * 150
     plain = model.apply(variables, x, t)
     for transformed in (jax.jit(model.apply), jax.vmap(model.apply, in_axes=(None, 0, 0))):
         # The same float32 sums, in another order.
@@ -138,24 +134,11 @@ def test_gradient_is_the_difference_quotient(fourier_features, key):
     with jax.enable_x64(True):
         model, variables = init(key, dtype=jnp.float64, fourier_features=fourier_features)
         x, t = jax.random.normal(key, (5, 2), jnp.float64), jnp.arange(5) * 200
-
-        def loss(variables):
-            return jnp.mean(model.apply(variables, x, t) ** 2)
-
-        grad = jax.grad(loss)(variables)
-        leaves, treedef = jax.tree.flatten(variables)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-        for i, (leaf, slope) in enumerate(zip(leaves, jax.tree.leaves(grad), strict=True)):
-            direction = jax.random.normal(keys[i], leaf.shape, leaf.dtype)
-
-            def along(h, i=i, direction=direction):
-                moved = [leaf + h * direction * (j == i) for j, leaf in enumerate(leaves)]
-                return loss(jax.tree.unflatten(treedef, moved))
-
-            quotient = (along(1e-6) - along(-1e-6)) / 2e-6
-            assert np.any(slope != 0)
-            # Rounding of 1e-16 over a step of 1e-6, and a few of 128 units crossing their kink.
-            np.testing.assert_allclose(jnp.sum(slope * direction), quotient, rtol=1e-3, atol=1e-7)
+        loss = jax.jit(lambda variables: jnp.mean(model.apply(variables, x, t) ** 2))
+        # Rounding of 1e-16 over a step of 1e-6, along one random direction of all parameters.
+        check_grads(loss, (variables,), order=1, modes=["rev"], rtol=1e-6, atol=1e-6, eps=1e-6)
+        # The bias of every layer matters to the output, or it would not be trained.
+        assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(jax.grad(loss)(variables)))
 
 
 # --- initialisation ---
@@ -207,14 +190,3 @@ def test_fourier_projections_are_normal_with_the_given_scale(scale, key):
     _, variables = init(key, fourier_features=1000, fourier_scale=scale)
     periods = np.ravel(variables["params"]["fourier"]) / (2 * np.pi)
     assert kstest(periods, "norm", (0, scale)).pvalue > 1e-4
-
-
-def test_fourier_features_alone_tell_points_apart_by_less_than_a_period(key):
-    """Without them the untrained network is nearly constant over 1/100, with them it is not."""
-    x, t = jnp.array([[0.3, 0.1], [0.31, 0.1]]), jnp.array(0)
-    spreads = []
-    for fourier_features in (0, 64):
-        model, variables = init(key, fourier_features=fourier_features, fourier_scale=8.0)
-        first, second = model.apply(variables, x, t)
-        spreads.append(float(jnp.abs(first - second).max()))
-    assert spreads[1] > 3 * spreads[0]
