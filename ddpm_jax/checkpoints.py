@@ -37,6 +37,7 @@ FORMAT = 1
 
 _SUMS = "SHA256SUMS"
 _SCRATCH = ".saving"
+_OVERHEAD = 2**17  # bytes of a checkpoint beside its arrays, amply
 
 
 class _DamageError(CheckpointError):
@@ -76,7 +77,12 @@ def save(
     record = {"format": FORMAT, "leaves": leaves, "metadata": _as_json(metadata or {})}
     host = jax.tree.map(np.asarray, state)
     try:
-        with _scratch_folder(directory) as scratch, _quiet_orbax():
+        with (
+            _scratch_folder(
+                directory, room=sum(leaf.nbytes for leaf in jax.tree.leaves(host))
+            ) as scratch,
+            _quiet_orbax(),
+        ):
             ocp.save(str(scratch / str(step)), host, custom_metadata=record)
             if jax.process_index() == 0:
                 (scratch / str(step) / _SUMS).write_bytes(_sums(scratch / str(step)).encode())
@@ -235,8 +241,8 @@ def _verify_files(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _scratch_folder(directory: Path) -> Iterator[Path]:
-    """A folder for unfinished work, empty at the start and gone at the end, however it ends."""
+def _scratch_folder(directory: Path, room: int) -> Iterator[Path]:
+    """A folder for unfinished work, with `room` bytes to spare; gone in the end, come what may."""
     scratch = directory / _SCRATCH
     if jax.process_index() != 0:
         yield scratch
@@ -244,9 +250,16 @@ def _scratch_folder(directory: Path) -> Iterator[Path]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
+        _ask_for_room(scratch / "room", room + _OVERHEAD)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ask_for_room(path: Path, size: int) -> None:
+    """Meet a full disk here, not in Orbax, whose other threads would write on after the error."""
+    path.write_bytes(bytes(size))
+    path.unlink()
 
 
 def _put_in_place(scratch: Path, directory: Path, step: int, keep: int | None) -> None:

@@ -6,7 +6,6 @@ Two runs with equal configurations and equal data end with the same bits.
 import dataclasses
 import json
 import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from typing import Any, Literal
 
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import SCHEDULES, Schedule
+
+
+DEFAULT_STEPS = 60_000
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,26 @@ class Config:
     sigmoid_k: float = 10.0
     """Steepness k of the sigmoid schedule."""
 
-    width: int = 128
+    width: int = 64
     """Units of each hidden layer."""
-    depth: int = 3
+    depth: int = 2
     """Number of hidden layers."""
     time_width: int = 50
     """Width of the sinusoidal time encoding (even)."""
-    fourier_features: int = 64
+    fourier_features: int = 0
     """Random Fourier features of the point that the first layer also sees; 0: none."""
-    fourier_scale: float = 8.0
+    fourier_scale: float = 2.0
     """Their typical frequency, in periods per unit length of the scaled data."""
+    tables: tuple[int, ...] = (32, 64, 128, 256)
+    """Resolutions of the learned tables whose features the first layer also sees."""
+    table_features: int = 4
+    """Features of each table."""
 
-    epochs: int | None = None
-    """Passes over the data; by default as many as make about 10,000 steps."""
-    batch_size: int | None = None
-    """Points a step; by default 1024, or all of a smaller file."""
-    learning_rate: float = 3e-3
+    epochs: int = 0
+    """Passes over the data; 0: as many as make about 60,000 steps."""
+    batch_size: int = 0
+    """Points a step; 0: 256, or all of a smaller file."""
+    learning_rate: float = 2e-3
     """Adam's step size."""
     decay: Literal["constant", "cosine"] = "cosine"
     """How the step size falls over the run."""
@@ -58,22 +64,26 @@ class Config:
     """Decay of the average of the parameters that is sampled from; 0: sample from the last ones."""
     stratified: bool = True
     """Spread a batch's times evenly, instead of drawing them independently."""
+    points_per_time: int = 16
+    """Points of a batch that share a time, so that the network embeds fewer; a divisor of the batch."""
 
-    snapshot_every: int | None = None
-    """Epochs between pictures, beside the first epoch's; by default a tenth of the run."""
-    checkpoint_every: int | None = None
-    """Epochs between checkpoints, beside the first epoch's; by default a tenth of the run."""
+    snapshot_every: int = 0
+    """Epochs between pictures, beside the first epoch's; 0: a tenth of the run."""
+    checkpoint_every: int = 0
+    """Epochs between checkpoints, beside the first epoch's; 0: a tenth of the run."""
+    snapshot_steps: int = 25
+    """Network evaluations a point of a picture, by SDE-DPM-Solver++; 0: all, ancestral."""
     snapshot_points: int = 10_000
     """Points in a picture and in samples/final.npy."""
-    milestones: tuple[int, ...] | None = None
-    """Epochs whose samples are measured and shown side by side; by default 5, 50 and 100 %."""
+    milestones: tuple[int, ...] = ()
+    """Epochs whose samples are measured and shown side by side; none given: 5, 50 and 100 %."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), _HINTS[field.name])
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
         if self.time_width % 2:
             raise ConfigError(f"time_width must be even (sines and cosines), got {self.time_width}")
@@ -85,7 +95,14 @@ class Config:
             raise ConfigError(f"fourier_scale must be positive, got {self.fourier_scale}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must lie in 0..2^32-1, got {self.seed}")
-        for milestone in self.milestones or ():
+        if any(nodes < 2 for nodes in self.tables):
+            raise ConfigError(f"tables must have at least 2 nodes each, got {self.tables}")
+        if self.snapshot_steps > self.num_steps:
+            raise ConfigError(
+                f"snapshot_steps must be at most num_steps = {self.num_steps}, "
+                f"got {self.snapshot_steps}"
+            )
+        for milestone in self.milestones:
             if not 1 <= milestone <= (self.epochs or math.inf):
                 raise ConfigError(f"milestones must be epochs of the run, got {milestone}")
 
@@ -100,19 +117,21 @@ class Config:
         Raises ConfigError where a batch is larger than the data, and for an impossible schedule.
         """
         self.make_schedule()
-        batch_size = self.batch_size or min(1024, num_points)
+        batch_size = self.batch_size or min(256, num_points)
         if batch_size > num_points:
             raise ConfigError(
                 f"a batch of {batch_size} points is more than the data's {num_points}: "
                 f"pass --batch-size {num_points} or less"
             )
-        epochs = self.epochs or math.ceil(10_000 / (num_points // batch_size))
+        points_per_time = math.gcd(self.points_per_time, batch_size)
+        epochs = self.epochs or math.ceil(DEFAULT_STEPS / (num_points // batch_size))
         tenth = math.ceil(epochs / 10)
         milestones = self.milestones or (math.ceil(epochs / 20), math.ceil(epochs / 2), epochs)
         return dataclasses.replace(
             self,
             epochs=epochs,
             batch_size=batch_size,
+            points_per_time=points_per_time,
             snapshot_every=self.snapshot_every or tenth,
             checkpoint_every=self.checkpoint_every or tenth,
             milestones=tuple(sorted({m for m in milestones if m <= epochs})),
@@ -129,8 +148,6 @@ def _matches(value: Any, hint: Any) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return isinstance(value, str) and value in args
-    if origin is types.UnionType:
-        return any(_matches(value, arg) for arg in args)
     if origin is tuple:
         return isinstance(value, tuple) and all(_matches(v, args[0]) for v in value)
     if hint is float:
@@ -150,10 +167,13 @@ _AT_LEAST = {
     "depth": 1,
     "time_width": 2,
     "fourier_features": 0,
-    "epochs": 1,
-    "batch_size": 1,
-    "snapshot_every": 1,
-    "checkpoint_every": 1,
+    "table_features": 1,
+    "points_per_time": 1,
+    "snapshot_steps": 0,
+    "epochs": 0,
+    "batch_size": 0,
+    "snapshot_every": 0,
+    "checkpoint_every": 0,
     "snapshot_points": 100,
 }
 
@@ -161,13 +181,17 @@ PRESETS = {
     "fast": Config(),
     "reference": Config(
         preset="reference",
-        fourier_features=0,
+        width=128,
+        depth=3,
+        tables=(),
         epochs=1000,
         batch_size=64,
         learning_rate=1e-4,
         decay="constant",
         ema_decay=0.0,
         stratified=False,
+        points_per_time=1,
+        snapshot_steps=0,
         snapshot_every=10,
         checkpoint_every=10,
         milestones=(50, 500, 1000),
@@ -188,19 +212,22 @@ def from_json(values: Any, source: str = "config.json") -> Config:
     if unknown:
         raise ConfigError(f"{source}: unknown setting {unknown[0]!r}; known are {sorted(_HINTS)}")
     values = dict(values)
-    if isinstance(values.get("milestones"), list):
-        values["milestones"] = tuple(values["milestones"])
+    for name in ("milestones", "tables"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     try:
         return Config(**values)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], where: str = "in the run"
+) -> list[str]:
     """A line for each key whose values differ."""
     keys = sorted(old.keys() | new.keys())
     return [
-        f"{k}: {json.dumps(old.get(k))} in the run, {json.dumps(new.get(k))} now"
+        f"{k}: {json.dumps(old.get(k))} {where}, {json.dumps(new.get(k))} now"
         for k in keys
         if old.get(k) != new.get(k)
     ]

@@ -6,6 +6,7 @@ or is a scalar shared by all of them. A denoiser is any function `denoise(x_t, t
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.schedules import Schedule
 
-Denoise = Callable[[Array, Array], Array]
+Denoise = Callable[[Array, Array], Any]
 
 
 def at(values: Float[Array, "T"], t: Int[Array, "*n"]) -> Float[Array, "*n 1"]:
@@ -22,7 +23,7 @@ def at(values: Float[Array, "T"], t: Int[Array, "*n"]) -> Float[Array, "*n 1"]:
 
 
 def diffuse(
-    schedule: Schedule, x0: Float[Array, "*n d"], t: Int[Array, "*n"], eps: Float[Array, "*n d"]
+    schedule: Schedule, x0: Float[Array, "*n d"], t: Int[Array, "*#n"], eps: Float[Array, "*n d"]
 ) -> Float[Array, "*n d"]:
     """x_t = √ᾱ_t x0 + √(1 - ᾱ_t) ε: data after t + 1 steps of noise, by the closed form (4)."""
     signal = jnp.sqrt(at(schedule.alpha_bars, t))
@@ -53,9 +54,9 @@ def posterior_mean(
 def denoising_loss(
     schedule: Schedule,
     denoise: Denoise,
-    x0: Float[Array, "n d"],
-    t: Int[Array, "n"],
-    eps: Float[Array, "n d"],
+    x0: Float[Array, "*n d"],
+    t: Int[Array, "*#n"],
+    eps: Float[Array, "*n d"],
 ) -> Float[Array, ""]:
     """Mean of (ε - ε̂(x_t, t))² over points and coordinates: Ho et al. 2020, equation (14)."""
     return jnp.mean((eps - denoise(diffuse(schedule, x0, t, eps), t)) ** 2)

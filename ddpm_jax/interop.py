@@ -105,7 +105,7 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-        sha.update(np.ascontiguousarray(tensor))
+        sha.update(tensor.tobytes())
     return sha.hexdigest()
 
 

@@ -1,10 +1,10 @@
 """How far samples are from data: each metric is a number that means little without its floor.
 
-Every metric is a function (real [N, D], fake [M, D], ...) -> float, evaluated on the host in
-float64. Finite samples are never at distance 0 from the data, even when they come from the data:
-that value is the metric's real-vs-real floor, and `evaluate` puts it beside each metric. Distances
-are in the units of the coordinates given: scale columns of unlike units first.
-All raise InputError unless both sets are finite, [N, D] with the same D, and hold two points.
+Every metric is a function (real [N, D], fake [M, D], ...) -> float, computed on the host in
+float64. Finite samples never match the data, not even data redrawn: what those score is the
+metric's real-vs-real floor, and `evaluate` puts it beside each metric. Distances are in the units
+of the coordinates given: scale columns of unlike units first. All raise InputError unless both
+sets are finite, [N, D] with the same D, and hold two points.
 """
 
 import os
@@ -14,7 +14,7 @@ from itertools import combinations
 from statistics import fmean, stdev
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from numpy.typing import ArrayLike
 from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist, pdist
@@ -22,9 +22,9 @@ from scipy.spatial.distance import cdist, pdist
 from ddpm_jax.errors import InputError
 
 Points = Float[np.ndarray, "_ _"]
+Steps = Num[np.ndarray, " n+m"]
 
 _MAX_TRANSPORT_POINTS = 20_000
-_MAX_PAIRED_COLUMNS = 10
 _BLOCK_ENTRIES = 2**20  # of a block of pairwise distances: 8 MiB
 
 
@@ -37,12 +37,11 @@ def wasserstein2(real: ArrayLike, fake: ArrayLike) -> float:
     """
     real, fake = _checked(real, fake)
     if real.shape[1] == 1:
-        return float(np.sqrt(_squared_wasserstein2_1d(real[:, 0], fake[:, 0])))
+        return sliced_wasserstein(real, fake)
     n, m = len(real), len(fake)
     if max(n, m) > _MAX_TRANSPORT_POINTS:
         raise InputError(
-            f"wasserstein2 got {n:,} and {m:,} points: over {_MAX_TRANSPORT_POINTS:,} the exact "
-            "plan takes gigabytes and hours; subsample both, or use sliced_wasserstein"
+            f"{n:,} and {m:,} points: subsample, over 20,000 a plan takes hours and GBs"
         )
     # POT imports every array library that it finds (seconds, and PyTorch), unless told not to.
     for backend in ("PYTORCH", "JAX", "TENSORFLOW", "CUPY"):
@@ -50,10 +49,11 @@ def wasserstein2(real: ArrayLike, fake: ArrayLike) -> float:
     import ot
 
     cost = cdist(real, fake, "sqeuclidean")
-    plan = ot.emd2(np.full(n, 1 / n), np.full(m, 1 / m), cost, numItermax=10**9, log=True)
-    if plan[1]["warning"] is not None:
-        raise InputError(f"no optimal plan found: {plan[1]['warning']}; rescale the points")
-    return float(np.sqrt(plan[0]))
+    a, b = np.full(n, 1 / n), np.full(m, 1 / m)
+    squared, log = ot.emd2(a, b, cost, numItermax=10**9, log=True)
+    if log["warning"] is not None:
+        raise InputError(f"no optimal plan found: {log['warning']}; rescale the points")
+    return float(np.sqrt(squared))
 
 
 def sliced_wasserstein(
@@ -68,8 +68,9 @@ def sliced_wasserstein(
     """
     real, fake = _checked(real, fake)
     directions = _directions(real.shape[1], _at_least(1, num_projections=num_projections), seed)
-    squares = [_squared_wasserstein2_1d(real @ u, fake @ u) for u in directions]
-    return float(np.sqrt(np.mean(squares)))
+    i, j, widths = _common_steps(len(real), len(fake))
+    gaps = (np.sort(real @ u)[i] - np.sort(fake @ u)[j] for u in directions)
+    return float(np.sqrt(np.mean([np.sum(widths * gap**2) for gap in gaps])))
 
 
 def energy_distance(real: ArrayLike, fake: ArrayLike) -> float:
@@ -93,8 +94,8 @@ def mmd_rbf(real: ArrayLike, fake: ArrayLike, bandwidths: Sequence[float] | None
     real, fake = _checked(real, fake)
     if bandwidths is None:
         # Strided, because files of points are often sorted; 2,000 fix a median well enough.
-        median = float(np.median(pdist(real[:: -(-len(real) // 2000)])))
-        bandwidths = [median, median / 4, median / 16]
+        median = np.median(pdist(real[:: -(-len(real) // 2000)]))
+        bandwidths = (median / np.array([1, 4, 16])).tolist()
     if len(bandwidths) == 0 or not all(0 < h < np.inf for h in bandwidths):
         raise InputError(f"bandwidths must be positive and finite, got {bandwidths}: pass others")
     means = [_pair_means(real, fake, lambda r2, h=h: np.exp(r2 / (-2 * h * h))) for h in bandwidths]
@@ -114,20 +115,16 @@ def total_variation(
     lies outside makes one more cell: dropping it would reward samples for straying.
     """
     real, fake = _checked(real, fake)
-    dim = real.shape[1]
-    box = _widened_box(real) if extent is None else np.asarray(extent, dtype=np.float64)
+    dim, low, high = real.shape[1], real.min(axis=0), real.max(axis=0)
+    margin = np.where(high > low, 0.05 * (high - low), 0.5)  # a constant column has no width
+    box = np.stack([low - margin, high + margin], axis=1) if extent is None else np.asarray(extent)
     if box.shape != (dim, 2) or not np.all(box[:, 0] < box[:, 1]):
         raise InputError(f"extent must be {dim} pairs (low, high), low < high, got {extent}")
-
-    def histogram(points: Points, columns: list[int]) -> Float[np.ndarray, "..."]:
-        counts, _ = np.histogramdd(points[:, columns], bins, box[columns].tolist())
-        return counts / len(points)
-
     _at_least(1, bins=bins)
-    pairs = list(combinations(range(min(dim, _MAX_PAIRED_COLUMNS)), 2))
     variations = []
-    for columns in pairs or [(0,)]:
-        p, q = histogram(real, list(columns)), histogram(fake, list(columns))
+    for pair in combinations(range(min(dim, 10)), min(dim, 2)):
+        grid = {"bins": bins, "range": box[list(pair)].tolist()}
+        p, q = (np.histogramdd(x[:, pair], **grid)[0] / len(x) for x in (real, fake))
         variations.append((np.abs(p - q).sum() + abs(p.sum() - q.sum())) / 2)
     return float(np.mean(variations))
 
@@ -138,13 +135,13 @@ def far_fraction(real: ArrayLike, fake: ArrayLike, radius: float | None = None) 
     `radius` is by default 0.01 of half the widest real column's range: 0.01 for data in [-1, 1].
     """
     real, fake = _checked(real, fake)
-    return _share_farther(fake, real, _radius(real, radius))
+    return _share_farther(fake, real, real, radius)
 
 
 def uncovered_fraction(real: ArrayLike, fake: ArrayLike, radius: float | None = None) -> float:
     """Share of data points with no sample within `radius`, in [0, 1]; radius as in far_fraction."""
     real, fake = _checked(real, fake)
-    return _share_farther(real, fake, _radius(real, radius))
+    return _share_farther(real, fake, real, radius)
 
 
 def classifier_two_sample(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> float:
@@ -192,44 +189,34 @@ def evaluate(
 ) -> list[Measurement]:
     """All metrics of samples against data, each beside the floor of the same estimator and sizes.
 
-    total_variation, sliced_wasserstein, far_fraction and uncovered_fraction compare all the samples
-    with all the data; their floor redraws as many points from the data with replacement, as a
-    perfect model of the file would. The others compare random subsets of `size` points a side
-    (5 size for classifier_two_sample; at most half the data); their floor compares two disjoint
-    subsets of the data. Each is drawn `repeats` times.
+    The first four compare all samples with all data; their floor redraws as many points from the
+    data with replacement, as a perfect model of the file would. The rest compare random subsets,
+    `size` points a side (5 size for classifier_two_sample) or half the data, whichever is less;
+    their floor compares two disjoint subsets of the data. `repeats` draws of each.
     Raises: InputError if size or repeats is below 2, or the data below 4 points.
     """
     real, fake = _checked(real, fake)
-    _at_least(2, size=size, repeats=repeats, half_the_number_of_real_points=len(real) // 2)
-    # Points a side in units of `size`; 0 for all of them.
-    multiples = dict.fromkeys((total_variation, sliced_wasserstein), 0)
-    multiples |= dict.fromkeys((far_fraction, uncovered_fraction), 0)
-    multiples |= dict.fromkeys((wasserstein2, energy_distance, mmd_rbf), 1)
-    multiples |= {classifier_two_sample: 5}
-    measurements = []
-    for metric, multiple in multiples.items():
-        n = min(multiple * size, len(real) // 2, len(fake)) or len(fake)
-        values, floors = [], []
-        for i in range(repeats):
-            rng = np.random.default_rng((seed, i))
-            if multiple:
-                reference, redrawn = np.split(rng.permutation(real)[: 2 * n], 2)
-                sample = rng.permutation(fake)[:n]
-            else:
-                reference, redrawn, sample = real, rng.choice(real, n), fake
-            values.append(metric(reference, sample))
-            floors.append(metric(reference, redrawn))
-        means = fmean(values), stdev(values), fmean(floors), stdev(floors)
-        measurements.append(Measurement(metric.__name__, *means, size=n))
-    return measurements
+    _at_least(2, size=size, repeats=repeats, half_the_data=len(real) // 2)
+    rngs = [np.random.default_rng((seed, i)) for i in range(repeats)]
+
+    def subsets(most: int) -> list[tuple[Points, Points, Points]]:
+        n = min(most, len(real) // 2, len(fake))
+        shuffled = [(rng.permutation(real), rng.permutation(fake)) for rng in rngs]
+        return [(x[:n], y[:n], x[n : 2 * n]) for x, y in shuffled]
+
+    whole = [(real, fake, rng.choice(real, len(fake))) for rng in rngs]
+    groups = (
+        (whole, (total_variation, sliced_wasserstein, far_fraction, uncovered_fraction)),
+        (subsets(size), (wasserstein2, energy_distance, mmd_rbf)),
+        (subsets(5 * size), (classifier_two_sample,)),
+    )
+    return [_measure(metric, draws) for draws, metrics in groups for metric in metrics]
 
 
 def quick(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> dict[str, float]:
-    """Sliced W₂ and total variation, the two metrics cheap enough to follow training by."""
-    return {
-        "sliced_wasserstein": sliced_wasserstein(real, fake, seed=seed),
-        "total_variation": total_variation(real, fake),
-    }
+    """Sliced W₂ (64 projections do) and total variation: cheap enough to follow training by."""
+    sliced = sliced_wasserstein(real, fake, 64, seed)
+    return {"sliced_wasserstein": sliced, "total_variation": total_variation(real, fake)}
 
 
 def quick_floor(real: ArrayLike, n: int, seed: int = 0) -> dict[str, float]:
@@ -240,35 +227,38 @@ def quick_floor(real: ArrayLike, n: int, seed: int = 0) -> dict[str, float]:
 
 def format_table(measurements: Sequence[Measurement]) -> str:
     """A fixed-width table of measurements: value ± spread, floor ± spread, ratio, points a side."""
-
-    def number(mean: float, spread: float) -> str:
-        return f"{mean:.4g} ± {spread:.1g}" if spread else f"{mean:.4g}"
-
     lines = [f"{'metric':<22}{'samples':>20}{'real vs real':>20}{'ratio':>8}{'points':>9}"]
     for m in measurements:
-        value, floor = number(m.value, m.spread), number(m.floor, m.floor_spread)
-        ratio = "-" if np.isnan(m.ratio) else f"{m.ratio:.2f}"
-        lines.append(f"{m.name:<22}{value:>20}{floor:>20}{ratio:>8}{m.size:>9,}")
+        value, floor = f"{m.value:.4g} ± {m.spread:.1g}", f"{m.floor:.4g} ± {m.floor_spread:.1g}"
+        lines.append(f"{m.name:<22}{value:>20}{floor:>20}{m.ratio:>8.2f}{m.size:>9,}")
     return "\n".join([*lines, "Lower is better; classifier_two_sample is best at 0.5, chance."])
 
 
-def _checked(real: ArrayLike, fake: ArrayLike) -> list[Points]:
-    sets = []
-    for name, given in (("real", real), ("fake", fake)):
-        try:
-            points = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{name} is not an array of real numbers: {error}") from error
-        if points.ndim != 2 or len(points) < 2 or points.shape[1] < 1:
-            raise InputError(f"{name} has shape {points.shape}; need [N, D], N >= 2 and D >= 1")
-        finite = np.isfinite(points).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise InputError(f"{name} must be finite, but row {row} is {points[row]}")
-        sets.append(points)
-    if sets[0].shape[1] != sets[1].shape[1]:
-        raise InputError(f"real {sets[0].shape} and fake {sets[1].shape} need the same D")
-    return sets
+def _measure(metric: Callable[..., float], draws: list[tuple[Points, ...]]) -> Measurement:
+    values = [metric(reference, sample) for reference, sample, _ in draws]
+    floors = [metric(reference, redrawn) for reference, _, redrawn in draws]
+    numbers = fmean(values), stdev(values), fmean(floors), stdev(floors)
+    return Measurement(metric.__name__, *numbers, size=len(draws[0][1]))
+
+
+def _checked(real: ArrayLike, fake: ArrayLike) -> tuple[Points, Points]:
+    x, y = _points("real", real), _points("fake", fake)
+    if x.shape[1] != y.shape[1]:
+        raise InputError(f"real {x.shape} and fake {y.shape} must have as many columns")
+    return x, y
+
+
+def _points(name: str, given: ArrayLike) -> Points:
+    try:
+        points = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is not an array of real numbers: {error}") from error
+    if points.ndim != 2 or len(points) < 2 or points.shape[1] < 1:
+        raise InputError(f"{name} has shape {points.shape}; need [N, D], N >= 2 and D >= 1")
+    if not np.isfinite(points).all():
+        row = np.argmin(np.isfinite(points).all(axis=1))
+        raise InputError(f"{name} must be finite, but row {row} is {points[row]}")
+    return points
 
 
 def _at_least(least: int, **settings: int) -> int:
@@ -276,18 +266,6 @@ def _at_least(least: int, **settings: int) -> int:
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
     return min(settings.values())
-
-
-def _squared_wasserstein2_1d(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"]) -> float:
-    """∫₀¹ (F⁻¹(u) − G⁻¹(u))² du of the two quantile functions, steps of 1/n and 1/m."""
-    x, y = np.sort(x), np.sort(y)
-    if (n := len(x)) == (m := len(y)):
-        return float(np.mean((x - y) ** 2))
-    # u in integer units of 1/(n m): steps that end together then do so exactly.
-    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
-    widths = np.diff(ends, prepend=0)
-    starts = ends - widths
-    return float((x[starts // m] - y[starts // n]) ** 2 @ widths / (n * m))
 
 
 def _directions(dim: int, count: int, seed: int) -> Float[np.ndarray, "k {dim}"]:
@@ -300,33 +278,28 @@ def _directions(dim: int, count: int, seed: int) -> Float[np.ndarray, "k {dim}"]
     return np.linalg.qr(normal).Q.reshape(-1, dim)[:count]
 
 
+def _common_steps(n: int, m: int) -> tuple[Steps, Steps, Steps]:
+    """Rank in x, rank in y and width of each step on which both quantile functions are constant."""
+    # Counted in 1/(n m), so that steps which coincide do so exactly: those get width 0.
+    starts = np.sort(np.concatenate([np.arange(n) * m, np.arange(m) * n]))
+    return starts // m, starts // n, np.diff(starts, append=n * m) / (n * m)
+
+
 def _pair_means(real: Points, fake: Points, of: Callable[[Points], Points]) -> list[float]:
     """Means of of(squared distance) over the pairs real-fake, real-real and fake-fake, blocked."""
     means = []
     for x, y in ((real, fake), (real, real), (fake, fake)):
         rows = max(1, _BLOCK_ENTRIES // len(y))
-        blocks = (x[i : i + rows] for i in range(0, len(x), rows))
-        total = sum(of(cdist(block, y, "sqeuclidean")).sum() for block in blocks)
-        means.append(float(total) / (len(x) * len(y)))
+        blocks = (cdist(x[i : i + rows], y, "sqeuclidean") for i in range(0, len(x), rows))
+        means.append(float(sum(of(block).sum() for block in blocks)) / (len(x) * len(y)))
     return means
 
 
-def _widened_box(points: Points) -> Float[np.ndarray, "d 2"]:
-    low, high = points.min(axis=0), points.max(axis=0)
-    # A constant column has no width to take a share of.
-    margin = np.where(high > low, 0.05 * (high - low), 0.5)
-    return np.stack([low - margin, high + margin], axis=1)
-
-
-def _radius(real: Points, radius: float | None) -> float:
+def _share_farther(points: Points, others: Points, real: Points, radius: float | None) -> float:
     if radius is None:
-        return 0.01 * float(np.ptp(real, axis=0).max()) / 2
+        radius = 0.01 * float(np.ptp(real, axis=0).max()) / 2
     if not 0 <= radius < np.inf:
         raise InputError(f"radius must be finite and at least 0, got {radius}")
-    return radius
-
-
-def _share_farther(points: Points, others: Points, radius: float) -> float:
     # The bound, twice the radius lest rounding decide, prunes the search; 0 would find nothing.
     nearest, _ = KDTree(others).query(points, distance_upper_bound=2 * radius or np.inf)
     return float(np.mean(nearest > radius))

@@ -4,11 +4,13 @@
 initialisation included.
 """
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 MAX_PERIOD = 10_000.0
 
@@ -40,13 +42,62 @@ class Linear(nn.Module):
         return x @ kernel + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
+class Tables(nn.Module):
+    """Learned features of a point, looked up in tables of several resolutions and interpolated.
+
+    In the plane a table is a grid of R x R nodes over [-extent, extent]², interpolated bilinearly; in
+    any other dimension each coordinate has a table of R nodes of its own. Beyond the extent the edge's
+    features hold. Müller et al. 2022 (arXiv 2201.05989), without the hashing.
+    """
+
+    resolutions: tuple[int, ...]
+    features: int
+    extent: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
+        """The features of `x`, [..., groups · resolutions · features]."""
+        groups = x[..., None, :] if x.shape[-1] == 2 else x[..., None]
+        count, dims = groups.shape[-2:]
+        unit = (jnp.clip(groups / self.extent, -1, 1) + 1) / 2
+        found = []
+        for nodes in self.resolutions:
+            shape = (count * nodes**dims, self.features)
+            table = self.param(f"table_{nodes}", nn.initializers.normal(0.01), shape, x.dtype)
+            first = jnp.arange(count) * nodes**dims
+            found.append(_interpolate(table, unit * (nodes - 1), nodes, first))
+        return jnp.concatenate(found, axis=-1).reshape(*x.shape[:-1], -1)
+
+
+def _interpolate(
+    table: Float[Array, "rows f"], u: Float[Array, "*n g k"], nodes: int, first: Int[Array, "g"]
+) -> Float[Array, "*n g f"]:
+    """Multilinear interpolation at `u` in 0..nodes-1, in tables that start at rows `first`."""
+    low = jnp.clip(jnp.floor(u), 0, nodes - 2)
+    weight, low = u - low, low.astype(jnp.int32)
+    total = jnp.zeros((*u.shape[:-1], table.shape[1]), table.dtype)
+    for corner in itertools.product((0, 1), repeat=u.shape[-1]):
+        row = jnp.expand_dims(first, range(u.ndim - 2))
+        share = jnp.ones(u.shape[:-1], u.dtype)
+        for axis, side in enumerate(corner):
+            row = row + (low[..., axis] + side) * nodes**axis
+            share = share * (weight[..., axis] if side else 1 - weight[..., axis])
+        total = total + share[..., None] * table[row]
+    return total
+
+
 class Denoiser(nn.Module):
     """ε̂(x_t, t) for points in `dim` dimensions: an MLP with the time embedding added in every layer.
 
-    e = W₂ relu(W₁ sinusoid(t)), then x ← relu(e + W x) `depth` times, then a linear layer to `dim`.
-    With `fourier_features` F > 0 the first layer also sees sin and cos of F random projections of x,
-    x · b with b ~ N(0, (2π fourier_scale)² I), which lets it resolve fine detail (Tancik et al.
-    2020, arXiv 2006.10739); the projections are parameters and are trained with the rest.
+    h = relu(W₁ sinusoid(t)) and e = W₂ h, then x ← relu(e + W x) `depth` times, then a linear layer
+    to `dim`. Two encodings, off by default, let the first layer resolve fine detail:
+
+    - `fourier_features` F > 0: sin and cos of F random projections of x, x · b with
+      b ~ N(0, (2π fourier_scale)² I), trained with the rest (Tancik et al. 2020, arXiv 2006.10739);
+    - `tables`: resolutions of learned tables, see `Tables`.
+
+    Each of their features is multiplied by a gate σ(W h), since detail finer than the noise of time t
+    says nothing.
     """
 
     dim: int = 2
@@ -55,21 +106,34 @@ class Denoiser(nn.Module):
     time_width: int = 50
     fourier_features: int = 0
     fourier_scale: float = 1.0
+    tables: tuple[int, ...] = ()
+    table_features: int = 4
+    extent: float = 1.1
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n d"], t: Shaped[Array, "*b"]) -> Float[Array, "*n d"]:
         """ε̂ for `x` [..., d] at times `t` [...]; a scalar `t` is embedded once for all points."""
-        e = Linear(self.width, name="time_0")(sinusoid(t, self.time_width, x.dtype))
-        e = Linear(self.width, name="time_1")(nn.relu(e))
-        e = jnp.expand_dims(e, range(x.ndim - 1 - t.ndim))
+
+        def for_points(values: Array) -> Array:
+            return jnp.expand_dims(values, range(x.ndim - 1 - t.ndim))
+
+        h = nn.relu(Linear(self.width, name="time_0")(sinusoid(t, self.time_width, x.dtype)))
+        e = for_points(Linear(self.width, name="time_1")(h))
+        detail = []
         if self.fourier_features:
-            x = jnp.concatenate([x, self._fourier(x)], axis=-1)
+            detail.append(self._fourier(x))
+        if self.tables:
+            detail.append(Tables(self.tables, self.table_features, self.extent, name="tables")(x))
+        if detail:
+            detail = jnp.concatenate(detail, axis=-1)
+            gate = nn.sigmoid(Linear(detail.shape[-1], name="gate")(h))
+            x = jnp.concatenate([x, for_points(gate) * detail], axis=-1)
         for i in range(self.depth):
             x = nn.relu(e + Linear(self.width, name=f"hidden_{i}")(x))
         return Linear(self.dim, name="out")(x)
 
     def _fourier(self, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
-        def normal(key, shape):
+        def normal(key: Array, shape: tuple[int, ...]) -> Array:
             return 2 * jnp.pi * self.fourier_scale * jax.random.normal(key, shape, x.dtype)
 
         phases = x @ self.param("fourier", normal, (self.dim, self.fourier_features))

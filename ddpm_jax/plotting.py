@@ -6,7 +6,6 @@ D > 2 as the picture of the first two columns. Pictures are framed by `limits` o
 samples: a bad model's outliers cannot shrink them. Shapes that do not fit raise InputError.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations, cycle
@@ -21,12 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpm_jax import rasters
+from ddpm_jax import files, rasters
 from ddpm_jax.errors import InputError
 from ddpm_jax.rasters import Frame, Points, Series, as_points, as_series, limits, some
 
 Names = Sequence[str] | None
-StrPath = str | os.PathLike[str]
+StrPath = str | Path
 
 # The colours of Okabe and Ito, safe for the colour-blind, on an opaque paper that neither glares on
 # a dark page nor looks grey on a light one. Text is legible where 8 inches are shown 800 px wide.
@@ -44,6 +43,7 @@ STYLE = {
     **dict.fromkeys(("axes.labelcolor", "text.color"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), MUTED),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9.5),
+    "axes.axisbelow": True,
     "axes.edgecolor": "#b4b4ae",
     "axes.prop_cycle": cycler(color=(BLUE, ORANGE, "#009e73", "#aa4499", "#e69f00", "#56b4e9")),
     "axes.titlelocation": "left",
@@ -187,8 +187,8 @@ def comparison(
                 ax.indicate_inset((*corner, side, side), edgecolor=INK, alpha=0.8)
                 box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
                 ax.annotate(letter, corner, (3, 4), textcoords="offset points", bbox=box)
-        label = "samples − data, in units of the data's mean density"
         place = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.02}
+        label = "samples − data, in units of the data's mean density"
         axes[0, 0].figure.colorbar(image, ax=axes, label=label, **place)
 
 
@@ -215,7 +215,8 @@ def reverse_gif(
         images[-1].putpalette(palette)
     options = {"append_images": images[1:], "duration": list(durations_ms), "loop": 0}
     # Frames of noise have nothing in common: Pillow's `optimize` makes the file a fifth larger.
-    _save(path, images[0], "GIF", save_all=True, optimize=False, **options)
+    with files.replacing(path) as temporary:
+        images[0].save(temporary, "GIF", save_all=True, optimize=False, **options)
 
 
 def _compare_histograms(path, data, samples, label):
@@ -248,16 +249,9 @@ def _figure(path, width, height, rows=1, columns=1):
         canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     # 256 colours look the same here, and make a sixth of the bytes.
-    _save(path, image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE), "PNG")
-
-
-def _save(path, image, kind, **options):
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-    try:
-        image.save(temporary, kind, **options)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    with files.replacing(path) as temporary:
+        image.save(temporary, "PNG")
 
 
 def _picture(ax, points, frame, title, names, ramp=BLUES, pixels=800):

@@ -110,13 +110,13 @@ def tones(points: Points, frame: Frame, size: int) -> Float[np.ndarray, "h w"]:
 
 
 def difference(data: Points, samples: Points, frame: Frame) -> Float[np.ndarray, "h w"]:
-    """The samples' density less the data's, over the data's mean density E_data[p] = Σp² / Σp.
+    """The samples' density less the data's, over the data's mean density E_data[p] = Σp².
 
     −1: as much is missing as the data has on average. Both are spread by a Gaussian of about 1 % of
     the frame, wide enough that 20,000 points drawn from the data itself leave it nearly blank.
     """
     density, found = (raster(points, frame, 240, 2.5) / len(points) for points in (data, samples))
-    return (found - density) * density.sum() / np.square(density).sum()
+    return (found - density) / np.square(density).sum()
 
 
 def details(data: Points, frame: Frame, count: int) -> Iterator[Frame]:

@@ -16,13 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, Num
 
 from ddpm_jax import checkpoints, files, training
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
-from ddpm_jax.datasets import Scaler
+from ddpm_jax.datasets import Scaler, digest
 from ddpm_jax.errors import ConfigError, InputError
 from ddpm_jax.models import Denoiser
 from ddpm_jax.training import Apply, Params, TrainState
@@ -39,6 +40,16 @@ class Run:
     digest: str
     num_points: int
     dim: int
+    extent: float
+
+    @staticmethod
+    def of(config: Config, points: Num[np.ndarray, "n d"]) -> "Run":
+        """The run of `config` on `points`, with everything that depends on the data filled in."""
+        scaler = Scaler.fit(points)
+        # The learned tables cover the data and a margin, but do not follow outliers.
+        extent = min(1.1 * float(np.abs(scaler.apply(points)).max()), 3.0) or 1.0
+        n, d = points.shape
+        return Run(config.for_points(n), scaler, digest(points), n, d, round(extent, 6))
 
     def save(self, directory: Path) -> None:
         """Write config.json."""
@@ -75,6 +86,7 @@ class Run:
             digest=_field(path, values, "digest", str, bool),
             num_points=_field(path, values, "num_points", int, lambda n: n >= 2),
             dim=dim,
+            extent=float(_field(path, values, "extent", float | int, lambda x: 0 < x <= 3)),
         )
 
     def refuse_other(self, new: "Run", directory: Path) -> None:
@@ -92,18 +104,26 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the data; the rest of an epoch's points is dropped."""
-        return self.num_points // (self.config.batch_size or 1)
+        return self.num_points // self.config.batch_size
 
     @property
     def total_steps(self) -> int:
         """Training steps of the whole run."""
-        return self.steps_per_epoch * (self.config.epochs or 0)
+        return self.steps_per_epoch * self.config.epochs
 
     def denoiser(self) -> Denoiser:
         """The network the configuration describes."""
         c = self.config
         return Denoiser(
-            self.dim, c.width, c.depth, c.time_width, c.fourier_features, c.fourier_scale
+            dim=self.dim,
+            width=c.width,
+            depth=c.depth,
+            time_width=c.time_width,
+            fourier_features=c.fourier_features,
+            fourier_scale=c.fourier_scale,
+            tables=c.tables,
+            table_features=c.table_features,
+            extent=self.extent,
         )
 
     def apply(self) -> Apply:
@@ -186,7 +206,7 @@ def keep_rows(directory: Path, last_epoch: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _field(path: Path, values: dict, name: str, kind: type, valid: Callable[[Any], bool]) -> Any:
+def _field(path: Path, values: dict, name: str, kind: Any, valid: Callable[[Any], bool]) -> Any:
     value = values.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
         raise ConfigError(f"{path}: field {name!r} is missing or wrong: {value!r}")

@@ -18,7 +18,7 @@ from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import Schedule
 
 Params = PyTree[Array]
-Apply = Callable[[Params, Array, Array], Array]
+Apply = Callable[[Params, Array, Array], Any]
 
 
 class TrainState(NamedTuple):
@@ -31,11 +31,15 @@ class TrainState(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """What a run of steps consumes, one row a step: times [S, B] and noise [S, B, d] for points."""
+    """What a run of S steps consumes, one row a step: points, times and noise.
 
-    x0: Float[Array, "S B d"]
-    t: Int[Array, "S B"]
-    eps: Float[Array, "S B d"]
+    Shapes are [S, B, d], [S, B] and [S, B, d]; where g points share a time, [S, B/g, g, d],
+    [S, B/g, 1] and [S, B/g, g, d], so that the network embeds each time once.
+    """
+
+    x0: Float[Array, "S *b d"]
+    t: Int[Array, "S *#b"]
+    eps: Float[Array, "S *b d"]
 
 
 def init_state(
@@ -137,26 +141,33 @@ def draw_batches(
     x0: Float[Array, "S B d"],
     first_step: Int[Array, ""],
     num_times: int,
+    *,
     stratified: bool = False,
+    points_per_time: int = 1,
 ) -> Batches:
     """The batches of steps first_step, first_step + 1, ...: a time in 0..num_times-1 and noise each.
 
-    Uniform times are independent; `stratified` ones are one from each of B equal parts of the range,
-    in random order, which takes the luck of the draw out of the loss (Kingma et al. 2021,
-    arXiv 2107.00630, appendix I.1).
+    Times are uniform and independent; `stratified` ones are one from each of as many equal parts of
+    the range, which takes the luck of the draw out of the loss (Kingma et al. 2021,
+    arXiv 2107.00630, appendix I.1). `points_per_time` consecutive points, a divisor of B, share one.
     """
     num_steps, batch_size, _ = x0.shape
+    count = batch_size // points_per_time
 
     def draw(step: Array) -> tuple[Array, Array]:
         key_t, key_eps = jax.random.split(jax.random.fold_in(key, step))
         if stratified:
-            u = (jnp.arange(batch_size) + jax.random.uniform(key_t, (batch_size,))) / batch_size
+            u = (jnp.arange(count) + jax.random.uniform(key_t, (count,))) / count
             t = jnp.minimum((u * num_times).astype(jnp.int32), num_times - 1)
         else:
-            t = jax.random.randint(key_t, (batch_size,), 0, num_times)
+            t = jax.random.randint(key_t, (count,), 0, num_times)
         return t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype)
 
-    return Batches(x0, *jax.vmap(draw)(first_step + jnp.arange(num_steps)))
+    t, eps = jax.vmap(draw)(first_step + jnp.arange(num_steps))
+    if points_per_time == 1:
+        return Batches(x0, t, eps)
+    shape = (num_steps, count, points_per_time, x0.shape[-1])
+    return Batches(x0.reshape(shape), t[..., None], eps.reshape(shape))
 
 
 def train_epoch(
@@ -169,6 +180,7 @@ def train_epoch(
     rows: Int[Array, "S B"],
     *,
     stratified: bool = False,
+    points_per_time: int = 1,
     ema_decay: float | None = None,
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """Steps over the given `rows` of the data: an epoch, or any consecutive part of `epoch_order`.
@@ -178,7 +190,14 @@ def train_epoch(
     `optimizer` and the settings bound. Gathering the points and drawing the noise of all steps before
     the scan keeps its body to the network and the update.
     """
-    batches = draw_batches(key, data[rows], state.step, schedule.num_steps, stratified)
+    batches = draw_batches(
+        key,
+        data[rows],
+        state.step,
+        schedule.num_steps,
+        stratified=stratified,
+        points_per_time=points_per_time,
+    )
 
     def run(guard: bool) -> tuple[TrainState, Array]:
         return train_steps(

@@ -121,9 +121,7 @@ def agreement(data: np.ndarray) -> float:
     state = training.init_state(params, optimizer)
     state, _ = training.train_step(apply, optimizer, schedule, state, batch)
     adam = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    reference.compiled_train_step(
-        model, adam, tables, *(torch.from_numpy(a) for a in (x0, t, eps))
-    )
+    reference.compiled_train_step(model, adam, tables, *(torch.from_numpy(a) for a in (x0, t, eps)))
     theirs = {n: v.detach().numpy() for n, v in model.state_dict().items()}
     ours = interop.to_torch(state.params)
     return max(float(np.abs(ours[n] - v).max() / np.abs(v).max()) for n, v in theirs.items())
@@ -149,9 +147,7 @@ def growth(quick: bool, devices: list) -> dict[str, dict[str, list]]:
             return network.apply({"params": p}, x, t)  # pyright: ignore[reportReturnType]
 
         shape = (min(1000, count), dim)
-        draw = sampling.make_block_sampler(
-            apply, schedules.sigmoid(steps), shape, devices=devices
-        )
+        draw = sampling.make_block_sampler(apply, schedules.sigmoid(steps), shape, devices=devices)
         return lambda: np.asarray(draw(params, jax.random.key(0), 0, -(-count // 1000)))
 
     measure(f"samples, {steps} steps", counts, lambda n: sample(count=n))

@@ -22,6 +22,7 @@ import numpy as np
 import pytorch_reference as reference
 import torch
 import tyro
+import workloads
 from common import load_data, run_main, use_devices
 
 from ddpm_jax import diffusion, files, interop, metrics, models, sampling, schedules, training
@@ -113,7 +114,10 @@ def schedule_rows(dtype: str) -> Iterator[Row]:
     """Both schedules against their float64 formulas: ours, and how far off the reference's are."""
     t = np.arange(1000)
     log_alphas = np.log1p(-(1e-4 + t * (2e-2 - 1e-4) / 999))
-    formulas = {"linear": np.cumsum(log_alphas), "sigmoid": -np.log1p(np.exp(-(10 - 20 * t / 1000)))}
+    formulas = {
+        "linear": np.cumsum(log_alphas),
+        "sigmoid": -np.log1p(np.exp(-(10 - 20 * t / 1000))),
+    }
     for name, log_alpha_bars in formulas.items():
         previous = np.concatenate([[0.0], log_alpha_bars[:-1]])
         exact = {
@@ -139,8 +143,9 @@ def network_rows(case: Case) -> Iterator[Row]:
     t, t_t = case.times(BATCH)
     eps, eps_t = case.normal(BATCH, 2)
     dtype = case.dtype
-    x_t, x_t_t = diffusion.diffuse(case.schedule, x0, t, eps), reference.diffuse(
-        case.tables, x0_t, t_t, eps_t
+    x_t, x_t_t = (
+        diffusion.diffuse(case.schedule, x0, t, eps),
+        reference.diffuse(case.tables, x0_t, t_t, eps_t),
     )
     yield row("diffuse", dtype, x_t, x_t_t, "network")
     yield row(
@@ -185,15 +190,21 @@ def adam_rows(case: Case) -> Iterator[Row]:
             yield row(f"parameters after {n + 1} Adam steps", case.dtype, *flat, "adam")
 
 
-def trajectory_row(case: Case) -> Row:
-    """All 1000 reverse steps from the same x_T with the same noises."""
+def trajectory_row(case: Case, trained: dict[str, np.ndarray]) -> Row:
+    """All 1000 reverse steps of a trained network, from the same x_T with the same noises."""
+    case.model.load_state_dict(
+        {n: torch.from_numpy(v).to(case.torch_dtype) for n, v in trained.items()}
+    )
     x_T, x_T_t = case.normal(SAMPLES, 2)
     noises, noises_t = case.normal(1000, SAMPLES, 2)
     denoise = functools.partial(case.apply, interop.from_torch(case.state_dict()))
-    draw = jax.jit(functools.partial(sampling.sample, trajectory=True), static_argnums=1)
-    ours = np.asarray(
-        draw(jax.random.key(0), denoise, case.schedule, x_T, noises=noises), np.float64
-    )
+
+    @jax.jit
+    def draw(x_T: jax.Array, noises: jax.Array) -> jax.Array:
+        key = jax.random.key(0)
+        return sampling.sample(key, denoise, case.schedule, x_T, noises=noises, trajectory=True)
+
+    ours = np.asarray(draw(x_T, noises), np.float64)
     theirs = np.asarray(
         reference.sample(case.model, case.tables, x_T_t, noises_t, trajectory=True), np.float64
     )
@@ -206,12 +217,12 @@ def trajectory_row(case: Case) -> Row:
     return Row("1000-step trajectory", case.dtype, absolute, float(worst), limit, note)
 
 
-def parity(dtype: str) -> list[Row]:
+def parity(dtype: str, trained: dict[str, np.ndarray]) -> list[Row]:
     """Every row of one precision."""
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         case = Case(dtype)
         rows = [*schedule_rows(dtype), *network_rows(case), *adam_rows(case)]
-        return [*rows, trajectory_row(case)]
+        return [*rows, trajectory_row(case, trained)]
 
 
 def format_rows(rows: list[Row]) -> str:
@@ -249,14 +260,23 @@ def train_torch(data: np.ndarray, seed: int, epochs: int) -> tuple[float, np.nda
 
 
 def train_jax(data: np.ndarray, seed: int, epochs: int) -> tuple[float, np.ndarray]:
-    """Ours, the same recipe."""
+    """Ours, the same recipe: last epoch's loss and 10,000 samples."""
+    state, loss, key_sample = trained_state(data, seed, epochs)
+    draw = sampling.make_block_sampler(workloads.network()[0], schedules.sigmoid(), (1000, 2))
+    return loss, np.asarray(draw(state.params, key_sample, 0, 10)).reshape(-1, 2)
+
+
+def trained_state(
+    data: np.ndarray, seed: int, epochs: int
+) -> tuple[training.TrainState, float, jax.Array]:
+    """Our state and loss after some epochs of the original recipe, and a key to sample with."""
     key = jax.random.key(seed)
     key_init, key_order, key_noise, key_sample = jax.random.split(key, 4)
-    network, schedule, optimizer = models.Denoiser(), schedules.sigmoid(), training.adam(1e-4, 1)
-    params = network.init(key_init, jnp.zeros((1, 2)), jnp.zeros((1,), jnp.int32))["params"]
-
-    def apply(p: Any, x: jax.Array, t: jax.Array) -> jax.Array:
-        return network.apply({"params": p}, x, t)  # pyright: ignore[reportReturnType]
+    apply, schedule = workloads.network()[0], schedules.sigmoid()
+    optimizer = training.adam(1e-4, 1)
+    params = models.Denoiser().init(key_init, jnp.zeros((1, 2)), jnp.zeros((1,), jnp.int32))[
+        "params"
+    ]
 
     @jax.jit
     def epoch(state: training.TrainState, points: jax.Array, number: int) -> tuple:
@@ -267,9 +287,7 @@ def train_jax(data: np.ndarray, seed: int, epochs: int) -> tuple[float, np.ndarr
     losses = np.zeros(1)
     for number in range(epochs):
         state, losses = epoch(state, points, number)
-    draw = sampling.make_block_sampler(apply, schedule, (1000, 2))
-    samples = np.asarray(draw(state.params, key_sample, 0, 10)).reshape(-1, 2)
-    return float(np.sum(losses) * BATCH / len(data)), samples
+    return state, float(np.sum(losses) * BATCH / len(data)), key_sample
 
 
 def format_statistics(results: dict[str, list[dict]]) -> str:
@@ -291,13 +309,14 @@ def main() -> int:
     use_devices(None)
     if args.json:
         files.refuse_existing(args.json, args.overwrite)
-    rows = [r for dtype in ("float32", "float64") for r in parity(dtype)]
+    data = load_data("bicycle", 0)
+    trained = interop.to_torch(trained_state(data, 0, args.epochs)[0].params)
+    rows = [r for dtype in ("float32", "float64") for r in parity(dtype, trained)]
     print(format_rows(rows))
     record: dict[str, Any] = {"parity": [r._asdict() | {"holds": r.holds} for r in rows]}
     if not args.quick:
         import benchmark
 
-        data = load_data("bicycle", 0)
         results = independent_trainings(data, args.seeds, args.epochs)
         print("\n" + format_statistics(results))
         speed = benchmark.against_pytorch(data)

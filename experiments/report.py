@@ -25,7 +25,7 @@ def figures_of_data(experiment: "Experiment") -> None:
     """The data, the schedules and the forward process: what is known before training."""
     out, config = experiment.out / "figures", experiment.config
     data = np.asarray(experiment.data)
-    plotting.data(out / "data.png", data, title=f"{Path(config.data).stem}: {len(data):,} points")
+    plotting.data(out / "data.png", data, title=Path(config.data).stem)
 
     names = dict.fromkeys(["linear", "sigmoid", config.schedule])
     schedules = {

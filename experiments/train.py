@@ -20,7 +20,7 @@ import tyro
 from common import BLOCK, Interrupt, interruptible, load_data, run_main, use_devices
 from tqdm import tqdm
 
-from ddpm_jax import checkpoints, datasets, diffusion, files, runs, sampling, training
+from ddpm_jax import checkpoints, diffusion, files, runs, sampling, schedules, training
 from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.runs import Run
@@ -94,6 +94,12 @@ class Experiment:
         self.draw = sampling.make_block_sampler(
             self.apply, self.schedule, (BLOCK, run.dim), devices=devices
         )
+        self.draw_snapshot = self.draw
+        if run.config.snapshot_steps:
+            few = schedules.respace(self.schedule, run.config.snapshot_steps)
+            self.draw_snapshot = sampling.make_block_sampler(
+                self.apply, few, (BLOCK, run.dim), sampling.SDE_DPMPP, devices
+            )
         self.floor: float | None = None
 
         optimizer = run.optimizer()
@@ -115,6 +121,7 @@ class Experiment:
                 data,
                 rows,
                 stratified=run.config.stratified,
+                points_per_time=run.config.points_per_time,
                 ema_decay=run.config.ema_decay or None,
             )
 
@@ -215,7 +222,7 @@ class Experiment:
         """Draw the epoch's samples, and keep them where they will be measured."""
         from ddpm_jax import plotting
 
-        samples = self.samples(self.config.snapshot_points)
+        samples = self.samples(self.config.snapshot_points, self.draw_snapshot)
         name = self.out / "samples" / f"epoch_{epoch:04d}.png"
         plotting.snapshot(name, samples, plotting.limits(np.asarray(self.data)), f"epoch {epoch}")
         if epoch in self.config.milestones:
@@ -229,13 +236,7 @@ def main() -> int:
     args = parse(sys.argv[1:])
     devices = use_devices(args.devices)
     points = load_data(args.config.data, args.config.seed)
-    run = Run(
-        config=args.config.for_points(len(points)),
-        scaler=datasets.Scaler.fit(points),
-        digest=datasets.digest(points),
-        num_points=points.shape[0],
-        dim=points.shape[1],
-    )
+    run = Run.of(args.config, points)
     out = args.out or Path("runs") / f"{Path(run.config.data).stem}-{run.config.preset}"
     with runs.locked(out), interruptible() as interrupt:
         prepare(out, run, args)

@@ -288,7 +288,7 @@ def test_a_swap_cut_short_leaves_whole_steps_of_one_run(run, monkeypatch, rename
 def small_files(folder):
     """A limit on the size of files, which any user can set: the large file cannot be written."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
         yield "File too large"
     finally:
@@ -297,9 +297,9 @@ def small_files(folder):
 
 @contextlib.contextmanager
 def full_disk(folder):
-    """A disk of 100 kB, where mounting is permitted; a limit on the size of files elsewhere."""
+    """A disk of 600 kB, where mounting is permitted; a limit on the size of files elsewhere."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
         with small_files(folder) as reason:
             yield reason
@@ -326,17 +326,27 @@ def read_only(folder):
 
 
 @pytest.mark.parametrize("broken", [small_files, full_disk])
-def test_a_full_disk_is_an_error_and_costs_no_checkpoint(tmp_path, key, caplog, broken):
-    small, large = {"x": jnp.arange(3.0)}, {"x": jax.random.normal(key, (100_000,))}
-    with broken(tmp_path / "run") as reason:
-        save(tmp_path / "run", 0, small)
+@pytest.mark.parametrize(("asks", "where"), [(True, r"\[Errno"), (False, "Failed writing")])
+def test_a_full_disk_costs_no_checkpoint(tmp_path, key, caplog, monkeypatch, broken, asks, where):
+    """Refused where room is asked for or, when others filled the disk since, in Orbax's threads."""
+    run, small, large = (
+        tmp_path / "run",
+        {"x": jnp.arange(3.0)},
+        {"x": jax.random.normal(key, (2**18,))},
+    )
+    if not asks:
+        monkeypatch.setattr(checkpoints, "_ask_for_room", lambda path, size: None)
+    with broken(run) as reason:
+        save(run, 0, small)
         for _ in range(2):
-            with pytest.raises(CheckpointError, match=rf"cannot save step 1 .*{reason}.*intact"):
-                save(tmp_path / "run", 1, large)
-            assert os.listdir(tmp_path / "run") == ["0"]
-            assert_same(restore(tmp_path / "run", small)[1], small)
-        save(tmp_path / "run", 1, small)
-        assert steps(tmp_path / "run") == [0, 1]
+            with pytest.raises(
+                CheckpointError, match=rf"cannot save step 1 .*{where}.*{reason}.*intact"
+            ):
+                save(run, 1, large)
+            assert os.listdir(run) == ["0"]
+            assert_same(restore(run, small)[1], small)
+        save(run, 1, small)
+        assert steps(run) == [0, 1]
     assert not caplog.records
 
 

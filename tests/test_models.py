@@ -6,15 +6,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.interpolate import RegularGridInterpolator
 from scipy.stats import kstest
 
 from ddpm_jax.models import Denoiser, sinusoid
 
 
-def init(key, dim=2, dtype=jnp.float32, **fields):
+def shapes(dim=2, dtype=jnp.float32, **fields):
+    """The model and its parameters' shapes and dtypes, by tracing alone."""
     model = Denoiser(dim, **fields)
     x, t = jnp.zeros((1, dim), dtype), jnp.zeros((1,), jnp.int32)
-    return model, jax.jit(model.init)(key, x, t)
+    return model, jax.eval_shape(model.init, jax.random.key(0), x, t)
+
+
+def drawn(*args, **fields):
+    """The model with normal parameters, of the size that keeps its layers' outputs of order 1."""
+    model, like = shapes(*args, **fields)
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[0]), leaf.dtype)
+
+    return model, jax.tree.map(draw, like)
+
+
+ENCODINGS = {"fourier_features": 8, "tables": (5, 16), "table_features": 3}
 
 
 def numpy_sinusoid(t, width):
@@ -27,8 +43,29 @@ def numpy_sinusoid(t, width):
     return entries
 
 
-def numpy_denoiser(params, x, t, time_width, depth):
-    """The original experiment's network in float64, from the same parameters."""
+def numpy_tables(params, x, extent):
+    """Grids in the plane by SciPy's interpolation; elsewhere a table for each coordinate."""
+    x = np.clip(x, -extent, extent)
+    found = []
+    for table in (params[name] for name in sorted(params, key=lambda name: int(name[6:]))):
+        if x.shape[1] == 2:
+            nodes = round(np.sqrt(len(table)))
+            axis = np.linspace(-extent, extent, nodes)
+            # The first coordinate runs fastest along the rows.
+            grid = table.reshape(nodes, nodes, -1).swapaxes(0, 1)
+            found.append(RegularGridInterpolator((axis, axis), grid)(x)[:, None, :])
+        else:
+            axis = np.linspace(-extent, extent, len(table) // x.shape[1])
+            each = table.reshape(x.shape[1], len(axis), -1)
+            features = [
+                [np.interp(c, axis, f) for f in t.T] for c, t in zip(x.T, each, strict=True)
+            ]
+            found.append(np.moveaxis(features, 2, 0))
+    return np.concatenate(found, axis=2).reshape(len(x), -1)
+
+
+def numpy_denoiser(model, params, x, t):
+    """The network in float64 from the same parameters; without encodings, the original's."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
     def linear(name, x):
@@ -38,11 +75,16 @@ def numpy_denoiser(params, x, t, time_width, depth):
         return np.maximum(x, 0)
 
     x = np.asarray(x, np.float64)
-    e = linear("time_1", relu(linear("time_0", numpy_sinusoid(t, time_width))))
+    h = relu(linear("time_0", numpy_sinusoid(t, model.time_width)))
+    e = linear("time_1", h)
+    detail = []
     if "fourier" in params:
-        phases = x @ params["fourier"]
-        x = np.hstack([x, np.sin(phases), np.cos(phases)])
-    for i in range(depth):
+        detail += [np.sin(x @ params["fourier"]), np.cos(x @ params["fourier"])]
+    if "tables" in params:
+        detail += [numpy_tables(params["tables"], x, model.extent)]
+    if detail:
+        x = np.hstack([x, np.hstack(detail) / (1 + np.exp(-linear("gate", h)))])
+    for i in range(model.depth):
         x = relu(e + linear(f"hidden_{i}", x))
     return linear("out", x)
 
@@ -72,37 +114,39 @@ def test_sinusoid_keeps_the_shape_of_t():
         # Each coordinate more is a row of 128 going in and a column of 129 coming out.
         (1, {}, 56_706 - 257),
         (7, {}, 56_706 + 5 * 257),
-        # 64 projections of 2 coordinates, and 128 rows more of the first layer.
-        (2, {"fourier_features": 64}, 56_706 + 2 * 64 + 128 * 128),
+        # 64 projections of 2 coordinates, 128 gates, and 128 rows more of the first layer.
+        (2, {"fourier_features": 64}, 56_706 + 2 * 64 + 128 * 129 + 128 * 128),
+        # A grid of 4 features, as many gates, and as many rows more of the first layer.
+        (2, {"tables": (8,)}, 56_706 + 8 * 8 * 4 + 4 * 129 + 4 * 128),
         (2, {"depth": 4}, 56_706 + 128 * 128 + 128),
     ],
 )
-def test_number_of_parameters(dim, fields, expected, key):
-    shapes = jax.eval_shape(lambda key: init(key, dim, **fields)[1], key)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+def test_number_of_parameters(dim, fields, expected):
+    _, like = shapes(dim, **fields)
+    assert sum(leaf.size for leaf in jax.tree.leaves(like)) == expected
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7])
-@pytest.mark.parametrize("fields", [{}, {"fourier_features": 16}, {"depth": 1, "time_width": 4}])
+@pytest.mark.parametrize("fields", [{}, {"depth": 1, "time_width": 4}, ENCODINGS])
 def test_network_is_the_formula(dim, fields, key):
     t = jnp.array([0, 1, 17, 500, 999])
     with jax.enable_x64(True):
-        model, variables = init(key, dim, jnp.float64, **fields)
+        model, variables = drawn(dim, jnp.float64, **fields)
         x = jax.random.normal(key, (5, dim), jnp.float64)
         output = jax.jit(model.apply)(variables, x, t)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float64")}
         assert output.dtype == np.float64
-    expected = numpy_denoiser(variables["params"], x, t, model.time_width, model.depth)
+    expected = numpy_denoiser(model, variables["params"], x, t)
     # Float64 sums of 128 products of order 0.1, and angles of 999 exact to 2e-13.
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("fields", [{}, {"fourier_features": 16}])
+@pytest.mark.parametrize("fields", [{}, ENCODINGS])
 def test_network_in_float32_is_the_formula_to_rounding(fields, key):
-    model, variables = init(key, **fields)
+    model, variables = drawn(**fields)
     x, t = jax.random.normal(key, (100, 2)), jnp.arange(0, 1000, 10)
     output = model.apply(variables, x, t)
-    expected = numpy_denoiser(variables["params"], x, t, model.time_width, model.depth)
+    expected = numpy_denoiser(model, variables["params"], x, t)
     assert output.dtype == np.float32
     # The sinusoid is off by 1e-4 at most; layers of gain below 1 do not magnify that.
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-4)
@@ -110,7 +154,7 @@ def test_network_in_float32_is_the_formula_to_rounding(fields, key):
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
 def test_a_shared_time_equals_a_batch_of_it(shape, key):
-    model, variables = init(key)
+    model, variables = drawn()
     x = jax.random.normal(key, (*shape, 2))
     shared = model.apply(variables, x, jnp.array(321))
     batched = model.apply(variables, x, jnp.full(shape, 321))
@@ -119,9 +163,9 @@ def test_a_shared_time_equals_a_batch_of_it(shape, key):
     np.testing.assert_allclose(shared, batched, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("fourier_features", [0, 8])
-def test_vmap_and_jit_change_nothing(fourier_features, key):
-    model, variables = init(key, 3, fourier_features=fourier_features)
+@pytest.mark.parametrize("fields", [{}, ENCODINGS])
+def test_vmap_and_jit_change_nothing(fields, key):
+    model, variables = drawn(3, **fields)
     x, t = jax.random.normal(key, (6, 3)), jnp.arange(6) * 150
     plain = model.apply(variables, x, t)
     for transformed in (jax.jit(model.apply), jax.vmap(model.apply, in_axes=(None, 0, 0))):
@@ -129,64 +173,54 @@ def test_vmap_and_jit_change_nothing(fourier_features, key):
         np.testing.assert_allclose(transformed(variables, x, t), plain, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("fourier_features", [0, 8])
-def test_gradient_is_the_difference_quotient(fourier_features, key):
+@pytest.mark.parametrize("fields", [{}, ENCODINGS])
+def test_gradient_is_the_difference_quotient(fields, key):
     with jax.enable_x64(True):
-        model, variables = init(key, dtype=jnp.float64, fourier_features=fourier_features)
+        model, variables = drawn(dtype=jnp.float64, **fields)
         x, t = jax.random.normal(key, (5, 2), jnp.float64), jnp.arange(5) * 200
         loss = jax.jit(lambda variables: jnp.mean(model.apply(variables, x, t) ** 2))
         # Rounding of 1e-16 over a step of 1e-6, along one random direction of all parameters.
         check_grads(loss, (variables,), order=1, modes=["rev"], rtol=1e-6, atol=1e-6, eps=1e-6)
-        # The bias of every layer matters to the output, or it would not be trained.
+        # Every parameter's array matters to the output, or it would not be trained.
         assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(jax.grad(loss)(variables)))
 
 
 # --- initialisation ---
 
 
-def as_uniform(kernel, bias):
-    """p-values of kernel and bias against PyTorch's U(-1/√fan_in, 1/√fan_in)."""
+def p_values(kernel, bias):
+    """Of kernel and bias, had they been drawn by PyTorch's rule, U(-1/√fan_in, 1/√fan_in)."""
     bound = kernel.shape[0] ** -0.5
     return [kstest(np.ravel(leaf) / bound, "uniform", (-1, 2)).pvalue for leaf in (kernel, bias)]
 
 
-@pytest.mark.parametrize("fields", [{}, {"fourier_features": 64}])
-@pytest.mark.parametrize("dim", [2, 7])
-def test_kernels_and_biases_are_uniform_in_pytorchs_bounds(dim, fields, key):
-    _, variables = init(key, dim, **fields)
-    layers = {k: v for k, v in variables["params"].items() if k != "fourier"}
-    for name, layer in layers.items():
+@pytest.mark.parametrize(("dim", "fields"), [(2, {}), (7, {"fourier_scale": 8.0, **ENCODINGS})])
+def test_initialisation_is_pytorchs(dim, fields, key):
+    """And that of the encodings, which are not the original's, is normal."""
+    model, like = shapes(dim, **fields)
+    params = jax.jit(model.init)(key, jnp.zeros((1, dim)), jnp.zeros((1,), jnp.int32))["params"]
+    assert jax.tree.structure(params) == jax.tree.structure(like["params"])
+    if fields:
+        periods = np.ravel(params.pop("fourier")) / (2 * np.pi)
+        assert kstest(periods, "norm", (0, 8.0)).pvalue > 1e-4
+        entries = np.concatenate([np.ravel(table) for table in params.pop("tables").values()])
+        assert kstest(entries, "norm", (0, 0.01)).pvalue > 1e-4
+    pooled = []
+    for name, layer in params.items():
         bound = layer["kernel"].shape[0] ** -0.5
-        for leaf in layer.values():
-            assert np.abs(leaf).max() <= bound
-        # A right draw fails at 1e-4 once in 600 keys for 6 layers of 2; the key is fixed.
-        assert min(as_uniform(**layer)) > 1e-4, name
-    # Pooled, with the scale of each layer taken out: variance 1/3, known to 5 √(4/45 / n).
-    pooled = np.concatenate(
-        [
-            np.ravel(leaf) * v["kernel"].shape[0] ** 0.5
-            for v in layers.values()
-            for leaf in v.values()
-        ]
-    )
+        pooled += [np.ravel(leaf) / bound for leaf in layer.values()]
+        # 12 right draws fail at this level for one key in 800; the key is fixed.
+        assert min(p_values(**layer)) > 1e-4, name
+    pooled = np.concatenate(pooled)
+    assert np.abs(pooled).max() <= 1
+    # U(-1, 1) has mean 0, variance 1/3, and a variance of squares of 4/45: five standard errors.
     assert abs(pooled.mean()) < 5 * np.sqrt(1 / 3 / pooled.size)
-    assert abs(pooled.var() - 1 / 3) < 5 * np.sqrt(4 / 45 / pooled.size)
+    assert abs(np.mean(pooled**2) - 1 / 3) < 5 * np.sqrt(4 / 45 / pooled.size)
+    # Layers are independent: the correlation of n pairs has a standard error of 1/√n.
+    kernels = [np.ravel(params[f"hidden_{i}"]["kernel"]) for i in (1, 2)]
+    assert abs(np.corrcoef(kernels)[0, 1]) < 5 / 128
 
 
 def test_the_check_of_the_initialisation_refuses_flaxs_default(key):
     layer = nn.Dense(128).init(key, jnp.zeros((1, 128)))["params"]
-    assert max(as_uniform(**layer)) < 1e-6
-
-
-def test_layers_are_initialised_independently(key):
-    _, variables = init(key)
-    kernels = [np.ravel(variables["params"][f"hidden_{i}"]["kernel"]) for i in (1, 2)]
-    # The correlation of n independent pairs has a standard error of 1/√n: five of that.
-    assert abs(np.corrcoef(kernels)[0, 1]) < 5 / 128
-
-
-@pytest.mark.parametrize("scale", [0.5, 8.0])
-def test_fourier_projections_are_normal_with_the_given_scale(scale, key):
-    _, variables = init(key, fourier_features=1000, fourier_scale=scale)
-    periods = np.ravel(variables["params"]["fourier"]) / (2 * np.pi)
-    assert kstest(periods, "norm", (0, scale)).pvalue > 1e-4
+    assert max(p_values(**layer)) < 1e-6
