@@ -76,13 +76,9 @@ def save(
     leaves = {name: _checked(name, leaf) for name, leaf in _named_leaves(state)}
     record = {"format": FORMAT, "leaves": leaves, "metadata": _as_json(metadata or {})}
     host = jax.tree.map(np.asarray, state)
+    room = sum(leaf.nbytes for leaf in jax.tree.leaves(host)) + _OVERHEAD
     try:
-        with (
-            _scratch_folder(
-                directory, room=sum(leaf.nbytes for leaf in jax.tree.leaves(host))
-            ) as scratch,
-            _quiet_orbax(),
-        ):
+        with _scratch_folder(directory, room) as scratch, _quiet_orbax():
             ocp.save(str(scratch / str(step)), host, custom_metadata=record)
             if jax.process_index() == 0:
                 (scratch / str(step) / _SUMS).write_bytes(_sums(scratch / str(step)).encode())
@@ -250,7 +246,7 @@ def _scratch_folder(directory: Path, room: int) -> Iterator[Path]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        _ask_for_room(scratch / "room", room + _OVERHEAD)
+        _ask_for_room(scratch / "room", room)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import SCHEDULES, Schedule
 
-
 DEFAULT_STEPS = 60_000
 
 
@@ -65,7 +64,7 @@ class Config:
     stratified: bool = True
     """Spread a batch's times evenly, instead of drawing them independently."""
     points_per_time: int = 16
-    """Points of a batch that share a time, so that the network embeds fewer; a divisor of the batch."""
+    """Points of a batch that share a time, so that fewer are embedded; a divisor of the batch."""
 
     snapshot_every: int = 0
     """Epochs between pictures, beside the first epoch's; 0: a tenth of the run."""

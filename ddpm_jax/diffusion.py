@@ -1,4 +1,4 @@
-"""The mathematics of denoising diffusion: forward process, training loss, posterior, ideal denoiser.
+"""The mathematics of diffusion: forward process, training loss, posterior, ideal denoiser.
 
 Equation numbers (1)-(5) are those at the top of `schedules.py`; papers are named where they are
 used. Points are rows: `x0` and `x_t` have shape [..., d]; a time `t` has their batch shape [...],

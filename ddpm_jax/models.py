@@ -1,4 +1,4 @@
-"""The denoising networks, as Flax (Linen) modules: pure `init` and `apply`, parameters a plain dict.
+"""The denoising networks, as Flax (Linen) modules: pure `init` and `apply`, a plain dict of params.
 
 `Denoiser` with its default fields is the original experiment's network, PyTorch's default
 initialisation included.
@@ -32,6 +32,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
+        """x W + b for `x` [..., fan_in]: [..., features]."""
         bound = x.shape[-1] ** -0.5
 
         def uniform(key, shape):
@@ -45,9 +46,9 @@ class Linear(nn.Module):
 class Tables(nn.Module):
     """Learned features of a point, looked up in tables of several resolutions and interpolated.
 
-    In the plane a table is a grid of R x R nodes over [-extent, extent]², interpolated bilinearly; in
-    any other dimension each coordinate has a table of R nodes of its own. Beyond the extent the edge's
-    features hold. Müller et al. 2022 (arXiv 2201.05989), without the hashing.
+    In the plane a table is a grid of R x R nodes over [-extent, extent]², interpolated bilinearly;
+    in any other dimension each coordinate has a table of R nodes of its own. Beyond the extent the
+    edge's features hold. Müller et al. 2022 (arXiv 2201.05989), without the hashing.
     """
 
     resolutions: tuple[int, ...]
@@ -87,7 +88,7 @@ def _interpolate(
 
 
 class Denoiser(nn.Module):
-    """ε̂(x_t, t) for points in `dim` dimensions: an MLP with the time embedding added in every layer.
+    """ε̂(x_t, t) for points in `dim` dimensions: an MLP, the time embedding added in every layer.
 
     h = relu(W₁ sinusoid(t)) and e = W₂ h, then x ← relu(e + W x) `depth` times, then a linear layer
     to `dim`. Two encodings, off by default, let the first layer resolve fine detail:
@@ -96,8 +97,8 @@ class Denoiser(nn.Module):
       b ~ N(0, (2π fourier_scale)² I), trained with the rest (Tancik et al. 2020, arXiv 2006.10739);
     - `tables`: resolutions of learned tables, see `Tables`.
 
-    Each of their features is multiplied by a gate σ(W h), since detail finer than the noise of time t
-    says nothing.
+    Each of their features is multiplied by a gate σ(W h), since detail finer than the noise of time
+    t says nothing.
     """
 
     dim: int = 2

@@ -6,7 +6,6 @@ from these shardings: one all-reduce of the gradients a step. One device makes a
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +50,8 @@ class Processes:
         if not self.distributed:
             return
         try:
+            # Its own handling of SIGTERM would replace the script's.
+            jax.config.update("jax_enable_preemption_service", False)
             jax.distributed.initialize(self.coordinator, self.num_processes, self.process_id)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(
@@ -64,16 +65,16 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def any_process(flag: bool) -> bool:
-    """Whether `flag` is set in any process. All must ask, each the same number of times."""
-    return bool(gather(np.array(flag)).any())
-
-
 def gather(array: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, stacked."""
+    """The arrays of all processes, stacked; each waits here for the others."""
     if jax.process_count() == 1:
         return array[None]
     return multihost_utils.process_allgather(array)
+
+
+def wait() -> None:
+    """Wait for the other processes."""
+    gather(np.zeros(1))
 
 
 def from_first(array: np.ndarray) -> np.ndarray:
@@ -82,7 +83,7 @@ def from_first(array: np.ndarray) -> np.ndarray:
 
 
 def leave(status: int) -> int:
-    """The exit status; where there are other processes, exit with it at once.
+    """Return the exit status; where there are other processes, exit with it at once.
 
     They cannot go on without this one, and a regular exit would wait for them.
     """
@@ -91,8 +92,34 @@ def leave(status: int) -> int:
     return status
 
 
-def make_mesh(devices: Sequence[Any]) -> Mesh:
-    """The mesh of the given devices, of all processes in the same order, with the axis "data"."""
+def greatest(number: int) -> int:
+    """The greatest number given by any process."""
+    return int(gather(np.array(number)).max())
+
+
+def training_mesh(batch_size: int, per_process: int | None = None) -> Mesh:
+    """A mesh, with the axis "data", of `per_process` devices of each process.
+
+    By default as many accelerators as share a batch evenly, but one CPU device: the all-reduce
+    between cores takes about as long as a step of a small network. Raises ConfigError where the
+    devices cannot share a batch evenly, or are not there.
+    """
+    processes, there = jax.process_count(), jax.local_device_count()
+    most = 1 if jax.default_backend() == "cpu" else there
+    fitting = [n for n in range(1, most + 1) if batch_size % (n * processes) == 0]
+    count = per_process or max(fitting, default=1)
+    if not 1 <= count <= there:
+        raise ConfigError(f"--train-devices {count}: this process has {there}")
+    if batch_size % (count * processes):
+        raise ConfigError(
+            f"a batch of {batch_size} points cannot be shared evenly by {processes} processes with "
+            f"{count} devices each: choose another --batch-size or --train-devices"
+        )
+    devices = [
+        device
+        for i in range(processes)
+        for device in [d for d in jax.devices() if d.process_index == i][:count]
+    ]
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 

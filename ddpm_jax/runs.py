@@ -6,9 +6,11 @@ epoch. Both are plain JSON, written whole or appended line by line.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,24 @@ from ddpm_jax.models import Denoiser
 from ddpm_jax.training import Apply, Params, TrainState
 
 FORMAT = 1
+
+REPORT = (
+    *(f"figures/{name}.png" for name in ("data", "schedules", "forward", "loss", "montage")),
+    "samples/final.npy",
+    "reverse.gif",
+    "summary.txt",
+    "summary.json",
+)
+"""What a finished run holds beside its checkpoints and metrics."""
+
+_TEMPORARY = r"\.tmp-\d+-"  # as files.replacing names it
+_OWN = re.compile(
+    rf"({_TEMPORARY})?(config\.json|metrics\.jsonl|summary\.(txt|json)|reverse\.gif)"
+    rf"|samples/({_TEMPORARY})?(epoch_\d{{4,}}|final)\.(png|npy)"
+    rf"|figures/(({_TEMPORARY})?(data|schedules|forward|loss|montage)|comparison)\.png"
+    r"|checkpoints/(0|[1-9]\d*|\.saving)",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +118,7 @@ class Run:
             raise ConfigError(
                 f"cannot resume {directory}: it is another run\n  "
                 + "\n  ".join(lines)
-                + "\nLeave these settings out to go on with the run's own, or train into another --out"
+                + "\nLeave these settings out to go on with the run's own, or choose another --out"
             )
 
     @property
@@ -174,26 +194,37 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def own_files(directory: Path) -> list[Path]:
+    """What a run has put into its directory, config.json first; files of others are not listed."""
+    folders = [directory, *(directory / name for name in ("checkpoints", "figures", "samples"))]
+    found = [path for folder in folders for path in sorted(folder.glob("*"))]
+    own = [p for p in found if _OWN.fullmatch(p.relative_to(directory).as_posix())]
+    return sorted(own, key=lambda path: path.name != "config.json")
+
+
 def append_row(directory: Path, row: dict[str, Any]) -> None:
-    """Append one line to metrics.jsonl in a single write."""
-    line = json.dumps(row, allow_nan=False) + "\n"
-    handle = os.open(directory / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
+    """Append one line to metrics.jsonl in a single write; OSError if only a part of it fits."""
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    path = directory / "metrics.jsonl"
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read_rows(directory: Path, last_epoch: int | None = None) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl up to `last_epoch`, without a line torn by a crash."""
+    """The rows of metrics.jsonl up to `last_epoch`, without what a crash has torn."""
     path = directory / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+            wanted = row["epoch"] <= (row["epoch"] if last_epoch is None else last_epoch)
+        except (ValueError, TypeError, KeyError):
             break
-        if last_epoch is not None and row["epoch"] > last_epoch:
+        if not wanted:
             break
         rows.append(row)
     return rows

@@ -130,7 +130,9 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "time") -> Schedu
     It keeps the last row (the noisiest), never repeats one, and its first row steps to ᾱ = 1, no
     noise. `spacing` says in what the rows are evenly spread: "time", or "logsnr" (which for the
     sigmoid is the same; of the linear schedule's range a third lies below t = 100 of 1000). β is
-    composed over the rows left out: 1 - β = ∏ (1 - β_s). Raises ConfigError unless 1 <= num_steps <= T.
+    composed over the rows left out: 1 - β = ∏ (1 - β_s).
+
+    Raises ConfigError unless 1 <= num_steps <= T.
     """
     total = schedule.num_steps
     if not 1 <= num_steps <= total:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -130,7 +131,7 @@ def train_steps(
 def epoch_order(
     key: Key[Array, ""], epoch: int | Int[Array, ""], num_points: int, batch_size: int
 ) -> Int[Array, "S {batch_size}"]:
-    """Rows of the data for each batch of an epoch: shuffled without replacement, the rest dropped."""
+    """Rows of the data for each batch: shuffled without replacement, and what is over dropped."""
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_points)
     num_batches = num_points // batch_size
     return order[: num_batches * batch_size].reshape(num_batches, batch_size)
@@ -145,7 +146,7 @@ def draw_batches(
     stratified: bool = False,
     points_per_time: int = 1,
 ) -> Batches:
-    """The batches of steps first_step, first_step + 1, ...: a time in 0..num_times-1 and noise each.
+    """The batches of steps first_step, first_step + 1, ...: times in 0..num_times-1, and noise.
 
     Times are uniform and independent; `stratified` ones are one from each of as many equal parts of
     the range, which takes the luck of the draw out of the loss (Kingma et al. 2021,
@@ -153,14 +154,14 @@ def draw_batches(
     """
     num_steps, batch_size, _ = x0.shape
     count = batch_size // points_per_time
+    first, rest = np.divmod(np.arange(count) * num_times, count)
 
     def draw(step: Array) -> tuple[Array, Array]:
         key_t, key_eps = jax.random.split(jax.random.fold_in(key, step))
+        t = jax.random.randint(key_t, (count,), 0, num_times)
         if stratified:
-            u = (jnp.arange(count) + jax.random.uniform(key_t, (count,))) / count
-            t = jnp.minimum((u * num_times).astype(jnp.int32), num_times - 1)
-        else:
-            t = jax.random.randint(key_t, (count,), 0, num_times)
+            # ⌊(i T + t) / count⌋ in whole numbers: rounded, some would fall into the next part.
+            t = first + (rest + t) // count
         return t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype)
 
     t, eps = jax.vmap(draw)(first_step + jnp.arange(num_steps))
@@ -185,19 +186,26 @@ def train_epoch(
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """Steps over the given `rows` of the data: an epoch, or any consecutive part of `epoch_order`.
 
-    Steps that are not finite are skipped, and their losses are NaN: where a loss or a parameter is
+    Steps that are not finite are skipped, and their losses are NaN: where a loss or the state is
     not finite in the end, the whole is run again from `state`, guarded. Jit it with `apply`,
-    `optimizer` and the settings bound. Gathering the points and drawing the noise of all steps before
-    the scan keeps its body to the network and the update.
+    `optimizer` and the settings bound. Gathering the points and drawing the noise of all steps
+    before the scan keeps its body to the network and the update.
     """
-    batches = draw_batches(
-        key,
-        data[rows],
-        state.step,
-        schedule.num_steps,
-        stratified=stratified,
-        points_per_time=points_per_time,
-    )
+
+    def draw() -> Batches:
+        return draw_batches(
+            key,
+            data[rows],
+            state.step,
+            schedule.num_steps,
+            stratified=stratified,
+            points_per_time=points_per_time,
+        )
+
+    # XLA inlines a scan of one step, and would fuse the noise into it, which rounds differently.
+    # Nothing is fused across a condition, not even one that always holds.
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(draw))
+    batches = jax.lax.cond(state.step >= 0, draw, lambda: nothing)
 
     def run(guard: bool) -> tuple[TrainState, Array]:
         return train_steps(
@@ -205,5 +213,7 @@ def train_epoch(
         )
 
     after, losses = run(guard=False)
-    finite = jnp.isfinite(jnp.sum(losses) + optax.tree.norm(after.params, squared=True))
-    return jax.lax.cond(finite, lambda: (after, losses), lambda: run(guard=True))
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((after, losses))]
+    return jax.lax.cond(
+        jnp.all(jnp.stack(finite)), lambda: (after, losses), lambda: run(guard=True)
+    )

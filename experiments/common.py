@@ -1,17 +1,20 @@
 """What the scripts share: devices, the shipped data, errors as one line, signals."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
+import tyro
 
-from ddpm_jax import datasets
+from ddpm_jax import datasets, parallel
 from ddpm_jax.errors import DataError, InputError
 from ddpm_jax.runs import Run
 
@@ -52,14 +55,55 @@ def load_run_data(run: Run) -> np.ndarray:
     return points
 
 
+T = TypeVar("T")
+
+
+def parse_args(kind: type[T], **options: object) -> T:
+    """tyro.cli, except that an InputError of the arguments' own checks comes out as it is."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, **options)  # pyright: ignore
+    except SystemExit as refusal:
+        cause: BaseException | None = refusal
+        while cause and not isinstance(cause, InputError):
+            cause = cause.__context__
+        if cause:
+            raise cause from None
+        sys.stderr.write(said.getvalue())
+        raise
+
+
 def run_main(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with main's status; bad input is one message on stderr and status 2."""
+    """Exit with main's status; 2 after one message on stderr; 130 or 143 after a signal."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
     try:
         status = main()
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = parallel.leave(2)
+    except Stopped as stopped:
+        status = parallel.leave(128 + stopped.signum)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
     sys.exit(status)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the process to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def stop(signum: int, frame: object) -> NoReturn:
+    """Handle a signal: unwind, so that nothing half-written is left; a second one exits at once."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, lambda signum, frame: os._exit(128 + signum))
+    raise Stopped(signum)
 
 
 class Interrupt:
@@ -73,7 +117,7 @@ class Interrupt:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second one exits at once."""
+    """Only note SIGINT and SIGTERM, for a better moment to stop; a second one exits at once."""
     interrupt = Interrupt()
 
     def handle(signum: int, frame: object) -> None:

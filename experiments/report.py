@@ -50,6 +50,12 @@ def figures_of_data(experiment: "Experiment") -> None:
     plotting.forward(out / "forward.png", rows, steps)
 
 
+def is_complete(experiment: "Experiment") -> bool:
+    """Whether training is over and everything that comes after it is there."""
+    trained = experiment.step >= experiment.run.total_steps
+    return trained and all((experiment.out / name).exists() for name in runs.REPORT)
+
+
 def write(experiment: "Experiment") -> None:
     """Draw and measure everything that comes after training; print the table."""
     out, config, run = experiment.out, experiment.config, experiment.run
@@ -63,7 +69,7 @@ def write(experiment: "Experiment") -> None:
     plotting.loss(
         out / "figures" / "loss.png",
         np.array([row["epoch"] for row in rows]),
-        np.array([row["loss"] for row in rows]),
+        np.array([row["loss"] for row in rows], float),
         floor=experiment.floor,
     )
     data = np.asarray(experiment.data)
@@ -107,9 +113,11 @@ def animation(experiment: "Experiment", data: np.ndarray) -> None:
 def summary(experiment: "Experiment", rows: list, data: np.ndarray, stages: dict) -> None:
     """The original's conclusion with numbers: loss and quality at the milestones."""
     losses = {row["epoch"]: row for row in rows}
+    unknown = {"loss": None, "excess": None}
     floor = metrics.quick_floor(data, experiment.config.snapshot_points)
     table = [
-        {"epoch": e, "loss": losses[e]["loss"], "excess": losses[e]["excess"]}
+        {"epoch": e}
+        | {name: losses.get(e, unknown)[name] for name in unknown}
         | metrics.quick(data, samples)
         for e, samples in stages.items()
     ]
@@ -118,7 +126,7 @@ def summary(experiment: "Experiment", rows: list, data: np.ndarray, stages: dict
     lines = ["".join(f"{name.replace('_', ' '):>22}" for name in names)]
     for row in table:
         lines.append(
-            "".join(f"{v:>22.4f}" if isinstance(v, float) else f"{v:>22}" for v in row.values())
+            "".join(f"{v:>22.4f}" if isinstance(v, float) else f"{v!s:>22}" for v in row.values())
         )
     text = "\n".join(lines) + "\n"
     files.write_text(experiment.out / "summary.txt", text)

@@ -14,7 +14,6 @@ many devices and in however many processes: fewer are the first of more.
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import jax
 import numpy as np
 import tyro
-from common import BLOCK, Interrupt, interruptible, run_main, use_devices
+from common import BLOCK, parse_args, run_main, use_devices
 from tqdm import tqdm
 
 from ddpm_jax import files, parallel, runs, sampling
@@ -124,8 +123,8 @@ def decimal_digits(run: Run) -> list[int]:
 class Source:
     """The endless sequence of a run's points; any stretch of its blocks can be drawn."""
 
-    def __init__(self, args: Args, devices: list, interrupt: Interrupt) -> None:
-        self.args, self.run, self.interrupt = args, Run.load(args.run_dir), interrupt
+    def __init__(self, args: Args, devices: list) -> None:
+        self.args, self.run = args, Run.load(args.run_dir)
         self.step, self.params = self.run.load_params(args.run_dir)
         schedule = self.run.config.make_schedule()
         if args.steps is not None:
@@ -141,8 +140,6 @@ class Source:
         """`count` points from the beginning of a block on, a bounded number at a time."""
         key = jax.random.key(self.args.seed)
         for done in range(0, count, self.blocks * BLOCK):
-            if self.interrupt:
-                sys.exit(parallel.leave(128 + (self.interrupt.signum or 0)))
             part = self.draw(self.params, key, first_block + done // BLOCK, self.blocks)
             part = np.asarray(part).reshape(-1, self.run.dim)[: count - done]
             yield self.run.scaler.invert(part)
@@ -208,22 +205,17 @@ def write_shards(source: Source, bar: tqdm) -> None:
 
 def main() -> int:
     """Draw the points and write them."""
-    args = tyro.cli(Args, description=__doc__)
+    args = parse_args(Args, description=__doc__)
     args.processes.join()
     devices = use_devices(args.devices)
     if args.out.suffix:
         files.refuse_existing(args.out, args.overwrite)
-    with interruptible() as interrupt:
-        source = Source(args, devices, interrupt)
-        bar = tqdm(
-            total=args.num_samples,
-            unit="point",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=not parallel.is_first(),
-        )
-        with bar:
-            (write_file if args.out.suffix else write_shards)(source, bar)
+    source = Source(args, devices)
+    total, hidden = args.num_samples, not parallel.is_first()
+    with tqdm(
+        total=total, unit="point", unit_scale=True, dynamic_ncols=True, disable=hidden
+    ) as bar:
+        (write_file if args.out.suffix else write_shards)(source, bar)
     if parallel.is_first():
         print(f"{args.num_samples:,} points in {source.run.dim} dimensions: {args.out}")
     return 0

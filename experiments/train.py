@@ -3,30 +3,44 @@
 python experiments/train.py                         the shipped bicycle, in about a minute
 python experiments/train.py --data points.csv       points of your own
 python experiments/train.py --preset reference      the original experiment
+
+Several processes, all with the same command and --distributed, train one model: docs/scaling.md.
 """
 
 import functools
+import shlex
 import shutil
+import signal
 import sys
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from common import BLOCK, Interrupt, interruptible, load_data, run_main, use_devices
+from common import (
+    BLOCK,
+    Interrupt,
+    Stopped,
+    interruptible,
+    load_data,
+    parse_args,
+    run_main,
+    use_devices,
+)
 from tqdm import tqdm
 
-from ddpm_jax import checkpoints, diffusion, files, runs, sampling, schedules, training
+from ddpm_jax import checkpoints, diffusion, files, parallel, runs, sampling, schedules, training
 from ddpm_jax.config import PRESETS, Config
-from ddpm_jax.errors import InputError
+from ddpm_jax.errors import CheckpointError, ConfigError, InputError
 from ddpm_jax.runs import Run
 
 MAX_BAD_STEPS = 5
 MAX_CHUNK_POINTS = 2**20
+ALONE = parallel.Processes()
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,14 @@ class Args:
     """Delete an earlier run in the directory first."""
     devices: int | None = None
     """How many devices (on a CPU: cores) to use; by default all. Results do not depend on it."""
+    train_devices: int | None = None
+    """How many of them share a batch; by default all accelerators, but one CPU core. Results
+    depend on it by rounding."""
+    processes: Annotated[parallel.Processes, tyro.conf.OmitArgPrefixes] = ALONE
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume and --overwrite: pass one of them")
 
 
 def parse(argv: list[str]) -> Args:
@@ -55,36 +77,37 @@ def parse(argv: list[str]) -> Args:
     out = value("--out")
     if "--resume" in argv and out:
         base = Run.load(out).config
-    return tyro.cli(Args, args=argv, description=__doc__, default=Args(config=base))
+    return parse_args(Args, args=argv, description=__doc__, default=Args(config=base))
 
 
 def prepare(out: Path, run: Run, args: Args) -> None:
     """Make the directory the run's own, or refuse it as it is."""
-    exists = (out / "config.json").exists()
-    if exists and args.resume:
+    own = runs.own_files(out)
+    if args.resume:
         Run.load(out).refuse_other(run, out)
-    elif exists and not args.overwrite:
+        for path in own:
+            if path.name.startswith(".tmp-"):  # of a process that was killed
+                path.unlink()
+    elif own and not args.overwrite:
         raise InputError(
-            f"{out} holds a run: pass --resume to go on with it, --overwrite to replace it, "
-            "or another --out"
+            f"{out} holds {own[0].name} of an earlier run: pass --resume to go on with that run, "
+            "--overwrite to replace it, or another --out"
         )
-    elif args.resume:
-        raise InputError(f"--resume: there is no run in {out}")
     else:
-        for name in ("config.json", "metrics.jsonl", "summary.txt", "summary.json", "reverse.gif"):
-            (out / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "samples", "figures"):
-            shutil.rmtree(out / name, ignore_errors=True)
-            (out / name).mkdir()
+        for path in own:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         run.save(out)
 
 
 class Experiment:
     """One run: its data and compiled functions, and the state that training carries forward."""
 
-    def __init__(self, run: Run, out: Path, points: np.ndarray, devices: list) -> None:
-        self.run, self.out, self.config = run, out, run.config
-        self.data = jnp.asarray(run.scaler.apply(points))
+    def __init__(
+        self, run: Run, out: Path, points: np.ndarray, devices: list, mesh: jax.sharding.Mesh
+    ) -> None:
+        self.run, self.out, self.config, self.mesh = run, out, run.config, mesh
+        self.shared_data = parallel.replicate(mesh, run.scaler.apply(points))
+        self.data = parallel.local(self.shared_data)
         self.steps_per_epoch = run.steps_per_epoch
         key = jax.random.key(run.config.seed)
         names = ("init", "order", "noise", "sample", "floor", "figures")
@@ -101,15 +124,19 @@ class Experiment:
                 self.apply, few, (BLOCK, run.dim), sampling.SDE_DPMPP, devices
             )
         self.floor: float | None = None
+        self.bad_steps = 0
 
         optimizer = run.optimizer()
-        self.state = run.init_state(self.keys["init"])
+        self.state = parallel.replicate(mesh, run.init_state(self.keys["init"]))
         self.losses = np.zeros(self.steps_per_epoch, np.float32)
-        self.order = jax.jit(
-            functools.partial(
-                training.epoch_order, num_points=run.num_points, batch_size=run.config.batch_size
-            )
-        )
+        everywhere = parallel.sharding(mesh)
+        shared = parallel.sharding(mesh, None, "data")
+
+        def order(epoch: jax.Array) -> jax.Array:
+            key, batch_size = self.keys["order"], run.config.batch_size
+            return training.epoch_order(key, epoch, run.num_points, batch_size)
+
+        self.order = jax.jit(order, in_shardings=everywhere, out_shardings=shared)
 
         def train_chunk(state: training.TrainState, data: jax.Array, rows: jax.Array) -> Any:
             return training.train_epoch(
@@ -125,17 +152,24 @@ class Experiment:
                 ema_decay=run.config.ema_decay or None,
             )
 
-        self.train_chunk = jax.jit(train_chunk)
+        self.train_chunk = jax.jit(
+            train_chunk,
+            in_shardings=(everywhere, everywhere, shared),
+            out_shardings=everywhere,
+        )
 
     @property
     def step(self) -> int:
         return int(self.state.step)
 
-    def samples(self, count: int) -> np.ndarray:
+    def params(self) -> training.Params:
+        """The parameters to sample from, on one device of this process."""
+        return parallel.local(runs.sampling_params(self.state))
+
+    def samples(self, count: int, draw: Any = None) -> np.ndarray:
         """Scaled samples [count, D]: always from the same x_T and noise, so that epochs compare."""
-        blocks = self.draw(
-            runs.sampling_params(self.state), self.keys["sample"], 0, -(-count // BLOCK)
-        )
+        params, key = self.params(), self.keys["sample"]
+        blocks = (draw or self.draw)(params, key, 0, -(-count // BLOCK))
         return np.asarray(blocks).reshape(-1, self.run.dim)[:count]
 
     def checkpoint(self) -> None:
@@ -146,28 +180,35 @@ class Experiment:
     def restore(self) -> None:
         """Go back to the newest whole checkpoint, if there is one, and cut the metrics to it."""
         if checkpoints.steps(self.out / "checkpoints"):
-            like = {"train": self.state, "losses": self.losses}
+            like = {"train": parallel.local(self.state), "losses": self.losses}
             _, state, _ = checkpoints.restore(self.out / "checkpoints", like)
-            self.state, losses = state["train"], np.array(state["losses"])
+            self.state = parallel.replicate(self.mesh, state["train"])
+            losses = np.array(state["losses"])
             self.losses = np.where(losses < 0, np.nan, losses).astype(np.float32)
-        rows = runs.keep_rows(self.out, self.step // self.steps_per_epoch)
-        self.floor = rows[0]["floor"] if rows else None
+        if parallel.is_first():
+            rows = runs.keep_rows(self.out, self.step // self.steps_per_epoch)
+            self.floor = rows[0].get("floor") if rows else None
 
     def train(self, interrupt: Interrupt) -> bool:
         """Train to the end; False if a signal stopped it, with everything saved."""
         epochs = self.config.epochs
         first = self.step // self.steps_per_epoch
-        with tqdm(total=epochs, initial=first, unit="epoch", dynamic_ncols=True) as bar:
+        hidden = not parallel.is_first()
+        with tqdm(
+            total=epochs, initial=first, unit="epoch", dynamic_ncols=True, disable=hidden
+        ) as bar:
             for epoch in range(first, epochs):
                 began = time.perf_counter()
                 if not self.train_one_epoch(epoch, interrupt):
                     self.checkpoint()
                     return False
-                row = self.record(epoch + 1, time.perf_counter() - began)
-                bar.set_postfix_str(f"loss {row['loss']:.4f}, ideal {row['floor']:.4f}")
-                bar.update()
-                if self.due(epoch + 1, self.config.snapshot_every):
-                    self.snapshot(epoch + 1)
+                if parallel.is_first():
+                    row = self.record(epoch + 1, time.perf_counter() - began)
+                    loss, floor = row["loss"] or np.nan, row["floor"]
+                    bar.set_postfix_str(f"loss {loss:.4f}, ideal {floor:.4f}")
+                    bar.update()
+                    if self.due(epoch + 1, self.config.snapshot_every):
+                        self.snapshot(epoch + 1)
                 if self.due(epoch + 1, self.config.checkpoint_every):
                     self.checkpoint()
         return True
@@ -177,42 +218,49 @@ class Experiment:
 
     def train_one_epoch(self, epoch: int, interrupt: Interrupt) -> bool:
         """Run what is left of the epoch in chunks; False if a signal came before its end."""
-        rows = self.order(self.keys["order"], epoch)
+        rows = self.order(epoch)
         chunk = max(MAX_CHUNK_POINTS // self.config.batch_size, 1)
         begin = self.step - epoch * self.steps_per_epoch
         for start in range(begin, self.steps_per_epoch, chunk):
+            interrupt.signum = parallel.greatest(interrupt.signum or 0) or None
             if interrupt:
                 return False
             part = rows[start : start + chunk]
-            self.state, losses = self.train_chunk(self.state, self.data, part)
+            self.state, losses = self.train_chunk(self.state, self.shared_data, part)
             self.losses[start : start + len(losses)] = losses
-            self.halt_if_diverged(self.losses[: start + len(losses)], epoch)
+            self.halt_if_diverged(np.asarray(losses), epoch)
         return True
 
     def halt_if_diverged(self, losses: np.ndarray, epoch: int) -> None:
-        """Raise InputError once the last few steps were all skipped for not being finite."""
-        if len(losses) >= MAX_BAD_STEPS and np.isnan(losses[-MAX_BAD_STEPS:]).all():
+        """Save, and raise InputError, once a few steps in a row were skipped as not finite."""
+        for bad in np.isnan(losses).tolist():
+            self.bad_steps = self.bad_steps + 1 if bad else 0
+            if self.bad_steps < MAX_BAD_STEPS:
+                continue
+            with suppress(CheckpointError):  # as parameters may not be finite either
+                self.checkpoint()
             raise InputError(
-                f"training diverged in epoch {epoch + 1}: loss or gradient was not finite in "
-                f"{np.isnan(losses).sum()} steps, the last {MAX_BAD_STEPS} among them, and they "
-                f"were skipped. The checkpoints in {self.out} are good. Try a smaller "
-                f"--learning-rate (now {self.config.learning_rate:g})"
+                f"training diverged in epoch {epoch + 1}: the loss or its gradient was not finite "
+                f"in {MAX_BAD_STEPS} steps in a row, which were skipped. The checkpoints in "
+                f"{self.out} are good. Try a smaller --learning-rate "
+                f"(now {self.config.learning_rate:g})"
             )
 
     def record(self, epoch: int, seconds: float) -> dict[str, Any]:
-        """Append the epoch's row to metrics.jsonl."""
+        """Append the epoch's row to metrics.jsonl; no loss where every step was skipped."""
         if self.floor is None:
             rounds = int(np.clip(8e8 / (self.run.num_points * self.config.num_steps), 1, 64)) + 1
             ideal = jax.jit(functools.partial(diffusion.ideal_loss, rounds=rounds))
             self.floor = float(ideal(self.keys["floor"], self.schedule, self.data)[0])
-        loss = float(np.nanmean(self.losses, dtype=np.float64))
+        kept = self.losses[~np.isnan(self.losses)]
+        loss = float(kept.mean(dtype=np.float64)) if kept.size else None
         row = {
             "epoch": epoch,
             "step": self.step,
             "loss": loss,
             "floor": self.floor,
-            "excess": loss - self.floor,
-            "skipped": int(np.isnan(self.losses).sum()),
+            "excess": None if loss is None else loss - self.floor,
+            "skipped": len(self.losses) - len(kept),
             "seconds": round(seconds, 4),
         }
         runs.append_row(self.out, row)
@@ -230,27 +278,50 @@ class Experiment:
                 np.save(temporary, self.run.scaler.invert(samples))
 
 
+def resume_command() -> str:
+    """The command line that goes on with this run."""
+    words = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
+    return shlex.join(["python", *words, "--resume"])
+
+
 def main() -> int:
     """Train, then draw and measure the result; 130 or 143 after a signal."""
     began = time.perf_counter()
     args = parse(sys.argv[1:])
+    args.processes.join()
     devices = use_devices(args.devices)
     points = load_data(args.config.data, args.config.seed)
     run = Run.of(args.config, points)
     out = args.out or Path("runs") / f"{Path(run.config.data).stem}-{run.config.preset}"
-    with runs.locked(out), interruptible() as interrupt:
-        prepare(out, run, args)
-        print(f"{len(points):,} points in {run.dim} dimensions -> {out}/")
-        experiment = Experiment(run, out, points, devices)
+    mesh = parallel.training_mesh(run.config.batch_size or 1, args.train_devices)
+    first = parallel.is_first()
+    if args.resume:
+        Run.load(out)  # before the directory is made
+    with runs.locked(out) if first else nullcontext():
+        if first:
+            prepare(out, run, args)
+            print(f"{len(points):,} points in {run.dim} dimensions -> {out}/")
+        parallel.wait()
+        experiment = Experiment(run, out, points, devices, mesh)
         if args.resume:
             experiment.restore()
-        if not experiment.train(interrupt):
-            print(f"stopped at step {experiment.step}, saved; to go on, add --resume --out {out}")
-            return 128 + (interrupt.signum or 0)
         import report
 
-        report.write(experiment)
-    print(f"done in {time.perf_counter() - began:.0f} s: everything is in {out}/")
+        if args.resume and report.is_complete(experiment):
+            print("this run is finished: there is nothing left to do")
+            return 0
+        try:
+            with interruptible() as interrupt:
+                if not experiment.train(interrupt) or interrupt:
+                    raise Stopped(interrupt.signum or signal.SIGTERM)
+            if first:
+                report.write(experiment)
+                print(f"done in {time.perf_counter() - began:.0f} s: everything is in {out}/")
+            parallel.wait()
+        except Stopped:
+            if first:
+                print(f"stopped at step {experiment.step:,}, saved; to go on: {resume_command()}")
+            raise
     return 0
 
 

@@ -1,0 +1,237 @@
+"""Settings: the two presets, what is refused and how, and config.json there and back."""
+
+import dataclasses
+import json
+import math
+
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ddpm_jax import config as configs
+from ddpm_jax.config import PRESETS, Config, differences, from_json, to_json
+from ddpm_jax.errors import ConfigError, InputError
+
+FIELDS = [field.name for field in dataclasses.fields(Config)]
+every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_the_tests_own_checks():
+    """As users run it: else the tests' strict mode refuses a wrong type before Config can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+def through_json(config):
+    return from_json(json.loads(json.dumps(to_json(config), allow_nan=False)))
+
+
+def test_the_reference_preset_is_the_original_experiment():
+    config = PRESETS["reference"].for_points(50_468)
+    original = {
+        "data": "bicycle",
+        "schedule": "sigmoid",
+        "num_steps": 1000,
+        "sigmoid_k": 10.0,
+        "width": 128,
+        "depth": 3,
+        "time_width": 50,
+        "fourier_features": 0,
+        "tables": (),
+        "epochs": 1000,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "decay": "constant",
+        "ema_decay": 0,
+        "stratified": False,
+        "points_per_time": 1,
+        "snapshot_every": 10,
+        "checkpoint_every": 10,
+        "snapshot_steps": 0,
+        "snapshot_points": 10_000,
+        "milestones": (50, 500, 1000),
+    }
+    assert {name: getattr(config, name) for name in original} == original
+
+
+@every_preset
+def test_presets_are_named_and_survive_json(preset):
+    config = PRESETS[preset]
+    assert config.preset == preset
+    assert through_json(config) == config
+    filled = config.for_points(1234)
+    assert through_json(filled) == filled
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "data": st.text(),
+            "seed": st.integers(0, 2**32 - 1),
+            "schedule": st.sampled_from(["linear", "sigmoid", "cosine"]),
+            "sigmoid_k": st.floats(allow_nan=False, allow_infinity=False),
+            "learning_rate": st.floats(1e-300, 1),
+            "ema_decay": st.floats(0, 1, exclude_max=True),
+            "stratified": st.booleans(),
+            "epochs": st.integers(100, 2**31 - 1),
+            "milestones": st.lists(st.integers(1, 100)).map(tuple),
+        },
+    )
+)
+def test_every_valid_configuration_survives_json(values):
+    config = Config(**values)
+    assert through_json(config) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("preset", "slow"),
+        ("data", 1),
+        *[("seed", value) for value in (-1, 2**32, 1.0, True, "1", None)],
+        *[("schedule", value) for value in ("quadratic", ["linear"], None)],
+        *[("num_steps", value) for value in (0, -1, 1000.0, True, 10**12)],
+        *[("sigmoid_k", value) for value in (math.nan, math.inf, "10", True)],
+        *[(name, value) for name in ("width", "depth") for value in (0, -1, 1.5, 10**9)],
+        *[("time_width", value) for value in (0, 1, 51)],
+        ("fourier_features", -1),
+        *[("fourier_scale", value) for value in (0.0, -1.0, math.nan)],
+        *[("tables", value) for value in ((1,), (64, 0), (64.0,), 64, (64, 64), (10**6,))],
+        ("table_features", 0),
+        *[("epochs", value) for value in (-1, 1.5)],
+        *[("batch_size", value) for value in (-1, 64.0)],
+        *[("learning_rate", value) for value in (0.0, -1e-3, 1.1, math.nan, math.inf, 10**400)],
+        ("decay", "linear"),
+        *[("ema_decay", value) for value in (-0.1, 1.0, math.nan)],
+        *[("stratified", value) for value in (1, "yes", None)],
+        *[("points_per_time", value) for value in (0, 1.5)],
+        *[(name, -1) for name in ("snapshot_every", "checkpoint_every", "snapshot_steps")],
+        ("snapshot_steps", 1001),
+        ("snapshot_points", 99),
+        *[("milestones", value) for value in ((0,), (1, -5), ("1",), (True,), 7)],
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=name):
+        Config(**{name: value})
+    with pytest.raises(ConfigError, match=f"^there/config.json: .*{name}"):
+        from_json(to_json(Config()) | {name: value}, "there/config.json")
+
+
+@pytest.mark.parametrize("name", ["preset", "schedule", "decay"])
+def test_a_wrong_choice_is_told_the_right_ones(name):
+    with pytest.raises(ConfigError, match=getattr(Config(), name)):
+        Config(**{name: "none of them"})
+
+
+def test_an_unknown_setting_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"unknown setting 'learning_rat'.*learning_rate"):
+        from_json({"learning_rat": 1e-3})
+
+
+@given(values=json_values | st.dictionaries(st.sampled_from(FIELDS), json_values))
+@example({"learning_rate": 10**400})
+@example({"milestones": [10**400]})
+@example({"tables": [[]]})
+def test_from_json_raises_nothing_but_input_errors(values):
+    try:
+        config = from_json(values)
+    except InputError:
+        return
+    assert through_json(config) == config
+
+
+# --- what depends on the data ---
+
+
+@pytest.mark.parametrize("num_points", [2, 3, 142, 255, 256, 257, 10_000, 50_468, 10**6])
+def test_defaults_that_depend_on_the_data(num_points):
+    config = Config().for_points(num_points)
+    assert config.batch_size == min(256, num_points)
+    steps_per_epoch = num_points // config.batch_size
+    # The fewest epochs that make the steps promised.
+    steps = config.epochs * steps_per_epoch
+    assert configs.DEFAULT_STEPS <= steps < configs.DEFAULT_STEPS + steps_per_epoch
+    assert config.batch_size % config.points_per_time == 0
+    tenth = math.ceil(config.epochs / 10)
+    assert (config.snapshot_every, config.checkpoint_every) == (tenth, tenth)
+    assert config.milestones[-1] == config.epochs
+    assert config.for_points(num_points) == config
+
+
+def test_what_is_given_is_kept():
+    given_values = {
+        "epochs": 7,
+        "batch_size": 10,
+        "snapshot_every": 3,
+        "checkpoint_every": 2,
+        "milestones": (2, 7),
+        "points_per_time": 5,
+    }
+    config = Config(**given_values).for_points(25)
+    assert {name: getattr(config, name) for name in given_values} == given_values
+
+
+@pytest.mark.parametrize(
+    ("epochs", "milestones"), [(1, (1,)), (2, (1, 2)), (20, (1, 10, 20)), (1000, (50, 500, 1000))]
+)
+def test_milestones_are_5_50_and_100_percent(epochs, milestones):
+    assert Config(epochs=epochs).for_points(100).milestones == milestones
+
+
+@every_preset
+@pytest.mark.parametrize("epochs", [1, 10, 100, 2000])
+def test_every_preset_can_be_run_for_any_number_of_epochs(preset, epochs):
+    config = dataclasses.replace(PRESETS[preset], epochs=epochs).for_points(50_468)
+    assert config.milestones
+    assert max(config.milestones) <= epochs
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ConfigError, match="--batch-size 100 or less"):
+        Config(batch_size=101).for_points(100)
+
+
+def test_more_steps_than_the_counter_holds_are_refused():
+    with pytest.raises(ConfigError, match="epochs"):
+        Config(epochs=2**30, batch_size=1).for_points(100)
+
+
+def test_an_impossible_schedule_is_refused_before_training():
+    with pytest.raises(ConfigError, match="float32"):
+        Config(sigmoid_k=1000.0).for_points(100)
+
+
+@pytest.mark.parametrize("name", ["linear", "sigmoid", "cosine"])
+def test_the_schedule_is_the_one_named(name):
+    schedule = Config(schedule=name, num_steps=50, sigmoid_k=4.0).make_schedule()
+    assert schedule.num_steps == 50
+    # ᾱ_0 by each one's own formula, to a rounding of float32.
+    first = {
+        "linear": 1 - 1e-4,
+        "sigmoid": 1 / (1 + math.exp(-4)),
+        "cosine": math.cos(0.028 / 1.008 * math.pi / 2) ** 2
+        / math.cos(0.008 / 1.008 * math.pi / 2) ** 2,
+    }
+    np.testing.assert_allclose(schedule.alpha_bars[0], first[name], rtol=1e-7)
+
+
+def test_differences_name_each_key_and_both_values():
+    old, new = to_json(Config(seed=1)), to_json(Config(learning_rate=1.0))
+    assert differences(old, old) == []
+    rate, seed = differences(old, new)
+    assert rate == f"learning_rate: {Config().learning_rate} in the run, 1.0 now"
+    assert seed == "seed: 1 in the run, 0 now"
+    assert differences({"a": None}, {"a": None, "b": 1}) == ["b: null in the run, 1 now"]

@@ -1,0 +1,187 @@
+"""Many devices, many processes: the same model, to rounding; the same samples, to the bit."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax import checkpoints
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.parallel import Processes
+from ddpm_jax.runs import Run
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+RUN = [
+    *("--epochs", 4, "--batch-size", 64, "--snapshot-points", 500, "--num-steps", 30),
+    *("--width", 16, "--depth", 1, "--tables", 8),
+]
+"""Twenty steps of a small network."""
+
+ON_MESHES = """
+import sys
+
+import jax
+import numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, sys.argv[1])
+import train
+from ddpm_jax import parallel
+from ddpm_jax.config import Config
+from ddpm_jax.runs import Run
+
+points = np.random.default_rng(0).uniform(-1, 1, (320, 2))
+run = Run.of(Config(epochs=4, batch_size=64, width=32, tables=(16,)), points)
+states = []
+for count in (1, 2, 4):
+    mesh = parallel.training_mesh(64, count)
+    experiment = train.Experiment(run, None, points, jax.devices(), mesh)
+    for epoch in range(4):
+        assert experiment.train_one_epoch(epoch, train.Interrupt())
+    assert len(experiment.state.params["out"]["bias"].devices()) == count
+    states.append(experiment.state)
+reference = jax.tree.leaves_with_path(states[0].params)
+for state in states[1:]:
+    assert int(state.step) == 20
+    for (path, a), b in zip(reference, jax.tree.leaves(state.params)):
+        a, b = np.asarray(a), np.asarray(b)
+        error = np.linalg.norm(a - b) / np.linalg.norm(a)
+        assert error < 1e-5, (path, error)
+"""
+
+
+@pytest.mark.slow
+def test_devices_that_share_the_batches_train_the_same_model():
+    # Float32 sums of 64 terms in another order differ by about 1e-7 relative; twenty steps of Adam,
+    # which divides by the gradient's size, let that grow, but not a hundredfold.
+    command = [sys.executable, "-c", ON_MESHES, EXPERIMENTS]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def start(count: int, script: str, *arguments: object) -> list[subprocess.Popen[str]]:
+    """The script in `count` processes that find each other on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, EXPERIMENTS / script, *arguments]
+    if count == 1:
+        alone = subprocess.Popen(
+            [*map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        return [alone]
+    command += ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", count]
+    return [
+        subprocess.Popen(
+            [*map(str, command), "--process-id", str(i)],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(count)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]], status: int = 0) -> list[str]:
+    """What they have said, when all have ended with `status`."""
+    said = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), said
+    return said
+
+
+def assert_same_model(directory: Path, reference: Path) -> None:
+    """Equal losses, parameters and final samples, to rounding."""
+    rows, expected = (
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (directory, reference)
+    )
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    # See above for 1e-5.
+    np.testing.assert_allclose(
+        [row["loss"] for row in rows], [row["loss"] for row in expected], rtol=1e-5
+    )
+    params = [Run.load(d).load_params(d)[1] for d in (directory, reference)]
+    for a, b in zip(*map(jax.tree.leaves, params), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
+    # Thirty steps of the reverse process magnify a difference of the network tenfold at most here.
+    a, b = (np.load(d / "samples" / "final.npy") for d in (directory, reference))
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "points.npy"
+    np.save(path, np.random.default_rng(0).uniform(-1, 1, (320, 2)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """The run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(1, "train.py", "--data", data, "--out", out, *RUN))
+    return out
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(data, alone, tmp_path):
+    out = tmp_path / "run"
+    said = finish(start(2, "train.py", "--data", data, "--out", out, *RUN))
+    assert "everything is in" in said[0]
+    assert "points" not in said[1]
+    assert_same_model(out, alone)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_four_stops_all_and_two_go_on(data, alone, tmp_path):
+    out = tmp_path / "run"
+    processes = start(4, "train.py", "--data", data, "--out", out, *RUN)
+    while not (out / "metrics.jsonl").exists():
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.02)
+    processes[2].send_signal(signal.SIGTERM)
+    said = finish(processes, 128 + signal.SIGTERM)
+    step = checkpoints.steps(out / "checkpoints")[-1]
+    assert 5 <= step < 20
+    assert f"stopped at step {step}" in said[0]
+    finish(start(2, "train.py", "--data", data, "--out", out, "--resume", *RUN))
+    assert_same_model(out, alone)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all(data, alone):
+    said = [
+        process.communicate(timeout=200)[0]
+        for process in start(2, "train.py", "--data", data, "--out", alone, *RUN)
+    ]
+    assert "error:" in said[0]
+    assert "--overwrite" in said[0]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_points_of_one(alone, tmp_path):
+    many = ("--num-samples", 1_003_000, "--sampler", "sde-dpmpp", "--steps", 2)
+    finish(start(2, "sample.py", alone, "--out", tmp_path / "many", *many))
+    finish(start(1, "sample.py", alone, "--out", tmp_path / "one.npy", *many))
+    shards = [np.load(path) for path in sorted((tmp_path / "many").glob("*.npy"))]
+    assert [len(shard) for shard in shards] == [1_000_000, 3_000]
+    np.testing.assert_array_equal(np.concatenate(shards), np.load(tmp_path / "one.npy"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"coordinator": "localhost:1"},
+        {"distributed": True, "num_processes": 2},
+        {"distributed": True, "coordinator": "a:1", "num_processes": 2, "process_id": 2},
+    ],
+)
+def test_incomplete_settings_are_refused(settings):
+    with pytest.raises(ConfigError, match=r"--process-id"):
+        Processes(**settings)

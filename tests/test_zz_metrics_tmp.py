@@ -1,0 +1,396 @@
+"""Metrics against closed forms, brute force, independent solvers and theorems."""
+
+import math
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import rbf_kernel
+
+from ddpm_jax import metrics
+from ddpm_jax.errors import InputError
+from ddpm_jax.metrics import (
+    Measurement,
+    classifier_two_sample,
+    energy_distance,
+    evaluate,
+    far_fraction,
+    format_table,
+    mmd_rbf,
+    quick,
+    quick_floor,
+    sliced_wasserstein,
+    total_variation,
+    uncovered_fraction,
+    wasserstein2,
+)
+
+# Float64 sums of at most 1e5 terms, then a square root: far below this, and so is no real mistake.
+exactly = partial(pytest.approx, rel=1e-9, abs=1e-12)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
+def assignment_wasserstein2(x, y):
+    """Sets of sizes n and m are sets of size n m with repeats: the plan is then a permutation."""
+    cost = cdist(np.repeat(x, len(y), axis=0), np.repeat(y, len(x), axis=0), "sqeuclidean")
+    return math.sqrt(cost[linear_sum_assignment(cost)].mean())
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize(("n", "m"), [(12, 12), (9, 6), (4, 7)])
+def test_wasserstein2_is_the_best_assignment(rng, n, m, dim):
+    x, y = rng.normal(size=(n, dim)), rng.normal(1, 2, size=(m, dim))
+    assert wasserstein2(x, y) == exactly(assignment_wasserstein2(x, y))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_distances_of_a_shift(rng, dim):
+    x, shift = rng.normal(size=(150, dim)), np.arange(1, dim + 1) / 2
+    length = np.linalg.norm(shift)
+    assert wasserstein2(x, rng.permutation(x) + shift) == exactly(length)
+    # E (θ·s)² = ‖s‖²/D over whole orthonormal frames: 240 projections are whole frames at each D.
+    sliced = sliced_wasserstein(x, rng.permutation(x) + shift, num_projections=240)
+    assert sliced == exactly(length / math.sqrt(dim))
+
+
+def test_wasserstein_distances_of_gaussians(rng):
+    mean, n = np.array([3.0, 1.0]), 1000
+    a, b = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[0.5, -0.2], [-0.2, 1.5]])
+    x = rng.multivariate_normal(np.zeros(2), a, n)
+    y = rng.multivariate_normal(mean, b, n)
+    root = scipy.linalg.sqrtm(a)
+    bures = np.trace(a + b - 2 * scipy.linalg.sqrtm(root @ b @ root))
+    # The mean shift dominates; its standard error is about √((2 + 0.5)/1000) = 0.05: three of them.
+    assert wasserstein2(x, y) == pytest.approx(math.sqrt(mean @ mean + bures), abs=0.15)
+
+    angles = np.linspace(0, np.pi, 1000, endpoint=False)
+    u = np.stack([np.cos(angles), np.sin(angles)])
+    deviations = [np.sqrt(np.sum(u * (c @ u), axis=0)) for c in (a, b)]
+    sliced = math.sqrt(np.mean((mean @ u) ** 2 + (deviations[0] - deviations[1]) ** 2))
+    # The same error over √2, the factor between a shift's two distances.
+    assert sliced_wasserstein(x, y) == pytest.approx(sliced, abs=0.1)
+
+
+def test_sliced_wasserstein_in_the_plane_knows_no_axes(rng):
+    x, y = rng.normal(size=(50, 2)), rng.normal(size=(30, 2)) ** 2
+    c, s = math.cos(np.pi / 8), math.sin(np.pi / 8)
+    turn = np.array([[c, -s], [s, c]])  # maps 8 equally spaced lines to each other
+    turned = sliced_wasserstein(x @ turn, y @ turn, num_projections=8)
+    assert turned == exactly(sliced_wasserstein(x, y, num_projections=8))
+
+
+def test_sliced_wasserstein_in_space_takes_its_directions_from_the_seed(rng):
+    x, y = rng.normal(size=(40, 4)), rng.normal(size=(60, 4)) ** 2
+    values = [sliced_wasserstein(x, y, num_projections=16, seed=seed) for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+
+
+def test_energy_distance_in_one_dimension_is_the_square_of_scipys(rng):
+    x, y = rng.normal(size=(50, 1)), rng.normal(0.5, 2, size=(70, 1))
+    reference = scipy.stats.energy_distance(x[:, 0], y[:, 0])
+    assert energy_distance(x, y) == exactly(reference**2)
+
+
+def test_energy_distance_by_a_double_loop_in_blocks_of_any_size(rng, monkeypatch):
+    x, y = rng.normal(size=(13, 3)), rng.normal(size=(8, 3)) + 0.3
+
+    def mean(a, b):
+        return sum(math.dist(p, q) for p in a for q in b) / (len(a) * len(b))
+
+    expected = 2 * mean(x, y) - mean(x, x) - mean(y, y)
+    for entries in (1, 30, 10**6):
+        monkeypatch.setattr(metrics, "_BLOCK_ENTRIES", entries)
+        assert energy_distance(x, y) == exactly(expected)
+
+
+@pytest.mark.parametrize("bandwidths", [[0.7], [0.3, 1.0, 4.0], None])
+def test_mmd_from_kernel_matrices(rng, bandwidths):
+    x, y = rng.normal(size=(20, 3)), rng.normal(size=(15, 3)) + 0.5
+    median = np.median(scipy.spatial.distance.pdist(x))
+    widths = bandwidths or [median, median / 4, median / 16]
+
+    def kernel(a, b):
+        return np.mean([rbf_kernel(a, b, gamma=1 / (2 * h * h)) for h in widths], axis=0)
+
+    def off_diagonal_mean(k):
+        return (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1))
+
+    within = off_diagonal_mean(kernel(x, x)) + off_diagonal_mean(kernel(y, y))
+    assert mmd_rbf(x, y, bandwidths) == exactly(within - 2 * kernel(x, y).mean())
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_mmd_is_unbiased(rng, shift):
+    h, dim, draws = 1.5, 2, 400
+    x, y = rng.normal(size=(2, draws, 10, dim))
+    values = [mmd_rbf(a, b + np.array([shift, 0]), [h]) for a, b in zip(x, y, strict=True)]
+    # E k of a Gaussian difference N(s, 2 I) is h^D (h² + 2)^(-D/2) exp(-s² / 2(h² + 2)).
+    peak = (h * h / (h * h + 2)) ** (dim / 2)
+    expected = 2 * peak * (1 - math.exp(-(shift**2) / (2 * (h * h + 2))))
+    # Four standard errors; counting pairs (i, i) would add 2 (1 - peak) / 10 = 0.09, over ten.
+    error = float(np.std(values)) / math.sqrt(draws)
+    assert np.mean(values) == pytest.approx(expected, abs=4 * error)
+    assert 10 * error < 2 * (1 - peak) / 10
+
+
+def unit(dim):
+    return np.tile([0.0, 1.0], (dim, 1))
+
+
+@pytest.mark.parametrize(
+    ("fake", "expected"),
+    [
+        ([0.2, 0.8], 0.0),
+        ([0.2, 0.8, 0.3, 0.6], 0.0),  # in the same cells, twice as many
+        ([0.2, 0.3], 0.5),  # half the mass moved
+        ([0.2, 7.0], 0.5),  # half of it out of the grid
+        ([0.2, 0.8, 0.8, 7.0], 0.25),
+        ([-5.0, 7.0], 1.0),
+    ],
+)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_total_variation_of_two_cells(fake, expected, dim):
+    real = np.repeat([[0.1], [0.9]], dim, axis=1)
+    fake = np.repeat(np.array(fake)[:, None], dim, axis=1)
+    # Every pair of equal columns has the same two occupied cells.
+    assert total_variation(real, fake, bins=2, extent=unit(dim)) == exactly(expected)
+    assert total_variation(fake, real, bins=2, extent=unit(dim)) == exactly(expected)
+
+
+def test_total_variation_counts_two_sets_outside_as_together():
+    real, fake = np.full((4, 2), 3.0), np.full((6, 2), -3.0)
+    assert total_variation(real, fake, extent=unit(2)) == 0
+
+
+@pytest.mark.parametrize(("changed", "share"), [(2, 2 / 3), (11, 0.0)])
+def test_total_variation_is_the_mean_over_pairs_of_ten_columns(changed, share):
+    dim = 3 if changed == 2 else 12
+    real, fake = np.full((5, dim), 0.25), np.full((5, dim), 0.25)
+    fake[:, changed] = 0.75
+    assert total_variation(real, fake, bins=2, extent=unit(dim)) == exactly(share)
+
+
+@pytest.mark.parametrize(("place", "expected"), [(1.09, 0.0), (1.11, 1.0), (-1.11, 1.0)])
+def test_total_variation_widens_the_data_box_by_a_twentieth_a_side(place, expected):
+    real = np.array([[-1.0, 4.0], [1.0, 4.0]])  # the second column, constant, gets +-0.5
+    assert total_variation(real, np.array([[place, 4.4]] * 2), bins=1) == expected
+    assert total_variation(real, np.array([[place, 4.6]] * 2), bins=1) == 1
+
+
+@pytest.mark.parametrize("radius", [None, 0.0, 0.05, 0.3])
+@pytest.mark.parametrize("dim", [1, 2, 6])
+def test_far_and_uncovered_fractions_by_brute_force(rng, radius, dim):
+    real, fake = rng.uniform(-1, 1, size=(90, dim)), rng.uniform(-1, 1, size=(40, dim))
+    fake[:10] = real[:10] + 0.004 / dim
+    fake[10] = real[10]
+    real[:2, 0] = -1, 1  # hence the default radius, 0.01
+    distances = cdist(fake, real)
+    limit = 0.01 if radius is None else radius
+    assert far_fraction(real, fake, radius) == np.mean(distances.min(axis=1) > limit)
+    assert uncovered_fraction(real, fake, radius) == np.mean(distances.min(axis=0) > limit)
+
+
+@pytest.mark.parametrize("dim", [2, 10])
+def test_classifier_neither_guesses_nor_beats_the_best_one(rng, dim):
+    n = 1500
+    x = rng.normal(size=(3, n, dim))
+    shift = np.full(dim, 1.5 / math.sqrt(dim))
+    best = scipy.stats.norm.cdf(1.5 / 2)  # of two unit Gaussians 1.5 apart
+    # Four binomial standard errors of 2 n labels; twice that at 0.5, as folds share their points.
+    error = 4 * math.sqrt(0.25 / (2 * n))
+    assert classifier_two_sample(x[0], x[1]) == pytest.approx(0.5, abs=2 * error)
+    # Finite data cost trees a few per cent of accuracy, never gain any.
+    assert best - 0.06 < classifier_two_sample(x[0], x[2] + shift) < best + error
+    assert classifier_two_sample(x[0], x[1] + 20) == pytest.approx(1, abs=0.001)
+
+
+def test_classifier_sees_fine_detail(rng):
+    square = rng.uniform(size=(6000, 2))
+    stripes = rng.uniform(size=(6000, 2))
+    stripes[:, 0] = (rng.integers(0, 20, 6000) + stripes[:, 0] / 2) / 20
+    # The best rule, "in a stripe or not", is right for all of one set and half of the other.
+    assert classifier_two_sample(stripes, square) == pytest.approx(0.75, abs=0.03)
+
+
+def test_classifier_balances_the_sizes(rng):
+    x, y = rng.normal(size=(4000, 2)), rng.normal(size=(500, 2))
+    # Always answering "real" would score 8/9; four doubled standard errors of 1,000 labels.
+    assert classifier_two_sample(x, y) == pytest.approx(0.5, abs=0.13)
+
+
+SYMMETRIC = [wasserstein2, sliced_wasserstein, energy_distance]
+SHARES = [total_variation, far_fraction, uncovered_fraction]
+METRICS = [*SYMMETRIC, *SHARES, mmd_rbf, classifier_two_sample]
+
+
+@pytest.mark.parametrize("metric", SYMMETRIC)
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_distances_are_symmetric_and_vanish_between_equal_sets(rng, metric, dim):
+    x, y = rng.normal(size=(40, dim)), rng.normal(size=(25, dim))
+    assert metric(x, y) == exactly(metric(y, x))
+    assert metric(x, y) > 0.01  # a draw that close has no chance
+    # A difference of sums of order 1, in float64; the square root halves the digits.
+    assert metric(x, rng.permutation(x)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("metric", [*METRICS, quick])
+def test_metrics_take_any_array_and_repeat(rng, metric):
+    x, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 2))
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    assert metric(x, y) == metric(jnp.asarray(x), np.asfortranarray(y, dtype=np.float64))
+
+
+GOOD = np.zeros((4, 2)) + np.arange(4)[:, None]
+
+
+@pytest.mark.parametrize("metric", [*METRICS, quick])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros(4), r"shape \(4,\)"),
+        (np.zeros((1, 2)), r"shape \(1, 2\)"),
+        (np.zeros((3, 0)), r"shape \(3, 0\)"),
+        (np.zeros((3, 3)), "as many columns"),
+        (np.array([[0, 0], [np.nan, 0]]), "row 1"),
+        (np.array([[-np.inf, 0], [0, 0]]), "row 0"),
+        (np.array([[0, 0], [0, 1e200]]), "row 1"),
+        (np.array([["a", "b"], ["c", "d"]]), "real numbers"),
+        (np.array([[0, 0], [0]], dtype=object), "real numbers"),
+    ],
+)
+def test_bad_points_are_named(metric, bad, message):
+    with pytest.raises(InputError, match=message):
+        metric(GOOD, bad)
+    with pytest.raises(InputError, match=message):
+        metric(bad, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wasserstein2(np.zeros((20_001, 2)), GOOD), "20,001 and 4 points"),
+        (lambda: sliced_wasserstein(GOOD, GOOD, num_projections=0), "num_projections"),
+        (lambda: mmd_rbf(GOOD, GOOD, []), "bandwidths"),
+        (lambda: mmd_rbf(GOOD, GOOD, [1.0, -1.0]), "bandwidths"),
+        (lambda: mmd_rbf(GOOD * 0, GOOD), "bandwidths"),
+        (lambda: total_variation(GOOD, GOOD, bins=0), "bins"),
+        (lambda: total_variation(GOOD, GOOD, extent=unit(1)), "2 pairs"),
+        (lambda: total_variation(GOOD, GOOD, extent=unit(2) ** 0), "low < high"),
+        (lambda: far_fraction(GOOD, GOOD, -1.0), "radius"),
+        (lambda: uncovered_fraction(GOOD, GOOD, math.nan), "radius"),
+        (lambda: evaluate(GOOD, GOOD, repeats=1), "repeats"),
+        (lambda: evaluate(GOOD, GOOD, size=1), "size"),
+        (lambda: evaluate(GOOD[:3], GOOD), "half_the_data"),
+        (lambda: quick_floor(GOOD, 1), "n must"),
+    ],
+)
+def test_bad_settings_are_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def mean_total_variation_of_redraws(shares, n):
+    """½ Σ E|Binomial(n, p)/n − p|, De Moivre's mean absolute deviation, 2 m (1 − p) P(X = m)."""
+    m = np.floor(n * shares) + 1
+    return np.sum(m * (1 - shares) * scipy.stats.binom.pmf(m, n, shares)) / n
+
+
+def test_floor_of_total_variation_is_de_moivres(rng):
+    real, n = rng.normal(size=(5000, 2)), 1000
+    low, high = real.min(axis=0), real.max(axis=0)
+    cells = np.floor((real - low + 0.05 * (high - low)) / (1.1 * (high - low)) * 100)
+    _, counts = np.unique(cells, axis=0, return_counts=True)
+    expected = mean_total_variation_of_redraws(counts / 5000, n)
+    floors = [quick_floor(real, n, seed)["total_variation"] for seed in range(20)]
+    # One redrawn point moves the distance by at most 1/n, so (Efron-Stein) its deviation is below
+    # √(1/n) / √2 = 0.023; four of those over √20.
+    assert np.mean(floors) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    rng = np.random.default_rng(61)
+    real = rng.normal(size=(3000, 2))
+    fakes = rng.choice(real, 1000), rng.normal([1, 0], 1, size=(1000, 2))
+    return [{m.name: m for m in evaluate(real, f, repeats=4, size=80)} for f in fakes]
+
+
+def test_evaluate_gives_every_metric_at_its_size(evaluated):
+    names = {metric.__name__ for metric in METRICS}
+    subsets = {"wasserstein2": 80, "energy_distance": 80, "mmd_rbf": 80}
+    subsets["classifier_two_sample"] = 400
+    for measurements in evaluated:
+        assert {m.name: m.size for m in measurements.values()} == dict.fromkeys(
+            names, 1000
+        ) | subsets
+        assert all(m.spread > 0 for m in measurements.values() if m.name in subsets)
+        assert all(m.spread == 0 for m in measurements.values() if m.name not in subsets)
+
+
+def test_evaluate_puts_a_redraw_at_the_floor_and_a_shift_above_it(evaluated):
+    redraw, shifted = evaluated
+    for name, m in redraw.items():
+        assert shifted[name].value > m.floor + 2 * m.floor_spread, name
+        if name != "classifier_two_sample":
+            # A value and four floors of one law: a t statistic of three degrees; five spreads.
+            assert abs(m.value - m.floor) <= 5 * m.floor_spread, name
+    # A redraw repeats points of the data, which the classifier has seen under the other label.
+    assert redraw["classifier_two_sample"].value < redraw["classifier_two_sample"].floor
+    assert redraw["far_fraction"].value == redraw["far_fraction"].floor == 0
+    # A draw of 1,000 from 3,000 misses a point with probability (1 − 1/3000)^1000; neighbours
+    # within 0.035 only lower it.
+    assert 0.3 < redraw["uncovered_fraction"].floor < (1 - 1 / 3000) ** 1000
+    # Four draws of 800 labels, 0.5/√3200 = 0.009; eight of them, as labels share points and folds.
+    assert redraw["classifier_two_sample"].floor == pytest.approx(0.5, abs=0.07)
+
+
+def test_evaluate_repeats_for_a_seed_and_varies_over_seeds(rng):
+    real, fake = rng.normal(size=(60, 1)), rng.normal(size=(30, 1))
+    one, same, other = (evaluate(real, fake, seed=s, repeats=2, size=10) for s in (0, 0, 1))
+    assert [repr(m) for m in one] == [repr(m) for m in same] != [repr(m) for m in other]
+    assert quick_floor(real, 20, 0) == quick_floor(real, 20, 0) != quick_floor(real, 20, 1)
+
+
+def test_quick_is_its_two_metrics(rng):
+    x, y = rng.normal(size=(300, 2)), rng.normal(size=(200, 2)) ** 2
+    values = quick(x, y)
+    assert values["total_variation"] == total_variation(x, y)
+    # Equally spaced angles: the trapezoid rule of a smooth periodic function, 64 nodes or 256.
+    assert values["sliced_wasserstein"] == pytest.approx(sliced_wasserstein(x, y), rel=1e-3)
+
+
+def test_measurement_and_table():
+    far = Measurement("far_fraction", 0.25, 0.0, 0.0, 0.0, 20_000)
+    w2 = Measurement("wasserstein2", 0.084, 0.003, 0.056, 0.002, 2000)
+    assert math.isnan(far.ratio)
+    assert w2.ratio == exactly(1.5)
+    with pytest.raises(FrozenInstanceError):
+        w2.__setattr__("value", 0.0)
+    header, first, second, note = format_table([far, w2]).split("\n")
+    assert " ".join(first.split()) == "far_fraction 0.25 ± 0 0 ± 0 nan 20,000"
+    assert " ".join(second.split()) == "wasserstein2 0.084 ± 0.003 0.056 ± 0.002 1.50 2,000"
+    assert len(header) == len(first) == len(second)
+    assert "Lower is better" in note
+
+
+def test_optimal_transport_brings_no_other_array_library():
+    program = """
+import sys, numpy as np
+from ddpm_jax.metrics import wasserstein2
+assert not {"ot", "sklearn"} & sys.modules.keys()
+wasserstein2(np.zeros((2, 2)), np.ones((2, 2)))
+import ot
+assert not (ot.backend.torch or ot.backend.jax or ot.backend.tf or ot.backend.cp)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
