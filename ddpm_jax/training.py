@@ -83,10 +83,10 @@ def train_step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step of gradient descent on the denoising loss: Ho et al. 2020, algorithm 1.
 
-    `batch` is one row of `Batches`. The average moves by min(decay, (1 + n) / (10 + n)), so that it
-    forgets the initial parameters quickly. With `guard`, a step whose loss or gradient is not finite
-    changes nothing but the step number, and its loss is NaN; that costs a tenth of the time, so
-    `train_epoch` asks for it only where it is needed.
+    `batch` is one row of `Batches`. The average keeps a share min(decay, (1 + n) / (10 + n)) of
+    itself in step n, so that it forgets the initial parameters quickly. With `guard`, a step whose
+    loss or gradient is not finite changes nothing but the step number, and its loss is NaN; that
+    costs a tenth of the time, so `train_epoch` asks for it only where it is needed.
     """
 
     def loss_fn(params: Params) -> Array:
@@ -150,7 +150,8 @@ def draw_batches(
 
     Times are uniform and independent; `stratified` ones are one from each of as many equal parts of
     the range, which takes the luck of the draw out of the loss (Kingma et al. 2021,
-    arXiv 2107.00630, appendix I.1). `points_per_time` consecutive points, a divisor of B, share one.
+    arXiv 2107.00630, appendix I.1). `points_per_time` consecutive points, a divisor of B, share
+    one.
     """
     num_steps, batch_size, _ = x0.shape
     count = batch_size // points_per_time
@@ -161,7 +162,7 @@ def draw_batches(
         t = jax.random.randint(key_t, (count,), 0, num_times)
         if stratified:
             # ⌊(i T + t) / count⌋ in whole numbers: rounded, some would fall into the next part.
-            t = first + (rest + t) // count
+            t = (t + rest) // count + first
         return t, jax.random.normal(key_eps, x0.shape[1:], x0.dtype)
 
     t, eps = jax.vmap(draw)(first_step + jnp.arange(num_steps))
@@ -213,7 +214,6 @@ def train_epoch(
         )
 
     after, losses = run(guard=False)
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((after, losses))]
-    return jax.lax.cond(
-        jnp.all(jnp.stack(finite)), lambda: (after, losses), lambda: run(guard=True)
-    )
+    leaves = jax.tree.leaves((after, losses))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return jax.lax.cond(finite, lambda: (after, losses), lambda: run(guard=True))

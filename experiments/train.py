@@ -13,7 +13,8 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,6 +125,7 @@ class Experiment:
                 self.apply, few, (BLOCK, run.dim), sampling.SDE_DPMPP, devices
             )
         self.floor: float | None = None
+        self.seconds: dict[str, float] = {}
         self.bad_steps = 0
 
         optimizer = run.optimizer()
@@ -199,7 +201,9 @@ class Experiment:
         ) as bar:
             for epoch in range(first, epochs):
                 began = time.perf_counter()
-                if not self.train_one_epoch(epoch, interrupt):
+                with self.timed("training"):
+                    whole = self.train_one_epoch(epoch, interrupt)
+                if not whole:
                     self.checkpoint()
                     return False
                 if parallel.is_first():
@@ -208,10 +212,19 @@ class Experiment:
                     bar.set_postfix_str(f"loss {loss:.4f}, ideal {floor:.4f}")
                     bar.update()
                     if self.due(epoch + 1, self.config.snapshot_every):
-                        self.snapshot(epoch + 1)
+                        with self.timed("pictures"):
+                            self.snapshot(epoch + 1)
                 if self.due(epoch + 1, self.config.checkpoint_every):
-                    self.checkpoint()
+                    with self.timed("checkpoints"):
+                        self.checkpoint()
         return True
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the block's seconds to those of a part of the run."""
+        began = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
 
     def due(self, epoch: int, every: int) -> bool:
         return epoch in (1, self.config.epochs, *self.config.milestones) or epoch % every == 0
@@ -315,8 +328,11 @@ def main() -> int:
                 if not experiment.train(interrupt) or interrupt:
                     raise Stopped(interrupt.signum or signal.SIGTERM)
             if first:
-                report.write(experiment)
-                print(f"done in {time.perf_counter() - began:.0f} s: everything is in {out}/")
+                with experiment.timed("report"):
+                    report.write(experiment)
+                parts = ", ".join(f"{n} {s:.0f}" for n, s in experiment.seconds.items())
+                total = time.perf_counter() - began
+                print(f"done in {total:.0f} s ({parts}): everything is in {out}/")
             parallel.wait()
         except Stopped:
             if first:

@@ -1,0 +1,333 @@
+"""Training against Adam in NumPy and float64, and the promises that make a run repeatable."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddpm_jax import diffusion, schedules, training
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.models import Denoiser
+
+T = 20
+BETAS = np.linspace(0.01, 0.3, T)
+SCHEDULE = schedules.from_betas(BETAS)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+# Gradient and optimizer, in float64.
+
+
+def draw(key, steps, size=8):
+    key_x0, key_batches = jax.random.split(key)
+    x0 = jax.random.normal(key_x0, (steps, size, 2))
+    return training.draw_batches(key_batches, x0, jnp.array(0), T)
+
+
+def noised(batch):
+    """x_t = √ᾱ_t x0 + √(1 - ᾱ_t) ε, with ᾱ from its definition."""
+    alpha_bar = np.cumprod(1 - BETAS)[batch.t][..., None]
+    return np.sqrt(alpha_bar) * batch.x0 + np.sqrt(1 - alpha_bar) * batch.eps
+
+
+def numpy_adam(w, batches, gain, rates, eps_inside=False):
+    """Kingma & Ba 2015, algorithm 1, on the mean of (ε - gain x_t w)², whose gradient is known."""
+    m, v, losses = 0.0, 0.0, []
+    for n, (rate, x, eps) in enumerate(zip(rates, noised(batches), batches.eps, strict=True), 1):
+        error = eps - gain * x @ w
+        gradient = -2 * gain * x.T @ error / error.size
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        m_hat, v_hat = m / (1 - 0.9**n), v / (1 - 0.999**n)
+        root = np.sqrt(v_hat + 1e-8) if eps_inside else np.sqrt(v_hat) + 1e-8
+        w = w - rate * m_hat / root
+        losses.append(np.mean(error**2))
+    return w, losses
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+@pytest.mark.parametrize("gain", [1.0, 1e-8])
+def test_steps_are_adam_s(gain, decay, x64, key):
+    steps, schedule = 5, schedules.from_betas(BETAS, dtype=jnp.float64)
+    w = jax.random.normal(key, (2, 2))
+    batches = draw(key, steps)
+    optimizer = training.adam(1e-3, steps, decay)
+    state, losses = training.train_steps(
+        lambda w, x, t: gain * x @ w,
+        optimizer,
+        schedule,
+        training.init_state(w, optimizer),
+        batches,
+    )
+    half_cosine = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
+    rates = 1e-3 * (half_cosine if decay == "cosine" else np.ones(steps))
+    batches = jax.tree.map(np.asarray, batches)
+    expected, expected_losses = numpy_adam(np.asarray(w), batches, gain, rates)
+    # What moves is 1e-4 of w or more, which is known to 1e-16: twelve digits, a few lost in sums.
+    np.testing.assert_allclose(state.params - w, expected - w, rtol=1e-10)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
+    assert state.step == steps
+    if gain < 1:
+        # Gradients of 1e-9: here ε = 1e-8 decides, and inside the root it would be another step.
+        other, _ = numpy_adam(np.asarray(w), batches, gain, rates, eps_inside=True)
+        assert np.all(np.abs(other - w) < 0.1 * np.abs(expected - w))
+
+
+def test_gradient_is_that_of_finite_differences(x64, key):
+    schedule = schedules.from_betas(BETAS, dtype=jnp.float64)
+    batch = jax.tree.map(lambda leaf: leaf[0], draw(key, 1))
+    params = {"in": jax.random.normal(key, (2, 3)), "out": jax.random.normal(key, (3, 2))}
+
+    def apply(params, x, t, xp=jnp):
+        return xp.tanh(x @ params["in"] + xp.cos(t)[:, None]) @ params["out"]
+
+    def numpy_loss(params):
+        return np.mean((batch.eps - apply(params, noised(batch), np.asarray(batch.t), np)) ** 2)
+
+    sgd = optax.sgd(1.0)
+    state = training.init_state(params, sgd)
+    state, loss = training.train_step(apply, sgd, schedule, state, batch)
+    np.testing.assert_allclose(loss, numpy_loss(params), rtol=1e-12)
+    for name, index in [("in", (0, 1)), ("in", (1, 2)), ("out", (0, 0)), ("out", (2, 1))]:
+        up, down = (params | {name: params[name].at[index].add(h)} for h in (1e-5, -1e-5))
+        slope = (numpy_loss(up) - numpy_loss(down)) / 2e-5
+        # Central differences: an error of h² = 1e-10 times a third derivative near 1.
+        np.testing.assert_allclose((params[name] - state.params[name])[index], slope, rtol=1e-7)
+
+
+def test_average_has_its_closed_form(x64, key):
+    batches, optimizer = draw(key, 6), optax.sgd(0.1)
+    schedule = schedules.from_betas(BETAS, dtype=jnp.float64)
+    state = training.init_state(jnp.eye(2), optimizer, ema=True)
+    path = [state.params]
+    for n in range(6):
+        batch = jax.tree.map(lambda leaf, n=n: leaf[n], batches)
+        state, _ = training.train_step(
+            lambda w, x, t: x @ w, optimizer, schedule, state, batch, ema_decay=0.3
+        )
+        path.append(state.params)
+    # 0.1, 2/11, 3/12, then 0.3: parameters n weigh 1 - d_n, and each later step keeps d of that.
+    d = np.array([0.0, 1 / 10, 2 / 11, 3 / 12, 0.3, 0.3, 0.3])
+    weights = (1 - d) * np.append(np.cumprod(d[:0:-1])[::-1], 1)
+    np.testing.assert_allclose(weights.sum(), 1)
+    # Float64, a dozen operations.
+    np.testing.assert_allclose(state.ema, np.tensordot(weights, path, 1), rtol=1e-13)
+
+
+def test_refuses_an_unknown_decay():
+    with pytest.raises(ConfigError, match="'linear': choose from constant, cosine"):
+        training.adam(1e-3, 10, "linear")
+
+
+# The order of the data, times and noise.
+
+
+def test_an_epoch_is_a_permutation_of_the_data_without_the_rest(key):
+    orders = [training.epoch_order(key, epoch, 83, 8) for epoch in (0, 1)]
+    for order in orders:
+        assert order.shape == (10, 8)
+        assert len(np.unique(order)) == 80
+        assert order.min() >= 0
+        assert order.max() < 83
+    # All 83! orders are equally likely: two share 1 of 80 places on average, not 10.
+    assert np.sum(orders[0] == orders[1]) < 10
+    assert np.sum(orders[0] == training.epoch_order(jax.random.key(1), 0, 83, 8)) < 10
+    assert_same_bits(orders[1], training.epoch_order(key, jnp.array(1), 83, 8))
+
+
+def chi_square(t):
+    counts = np.bincount(np.ravel(t), minlength=T)
+    return np.sum((counts - counts.mean()) ** 2) / counts.mean()
+
+
+def test_times_are_uniform_and_noise_is_standard_normal(key):
+    batches = training.draw_batches(key, jnp.zeros((400, 50, 2)), jnp.array(0), T)
+    assert batches.t.shape == (400, 50)
+    # Each within five standard deviations: χ² of 19 degrees of freedom has 19 ± √38.
+    assert abs(chi_square(batches.t) - (T - 1)) < 5 * np.sqrt(2 * (T - 1))
+    eps = np.asarray(batches.eps, np.float64)
+    for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert abs(np.mean(eps**power) - moment) < 5 * np.sqrt(variance / eps.size)
+    assert abs(np.mean(eps[1:] * eps[:-1])) < 5 / np.sqrt(eps[1:].size)
+    assert abs(np.corrcoef(batches.t.ravel(), eps[..., 0].ravel())[0, 1]) < 5 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize(("size", "num_times"), [(1000, 1000), (500, 1000), (7, T), (50, T)])
+def test_stratified_times_are_one_from_each_part(size, num_times, key):
+    x0 = jnp.zeros((200, size, 1))
+    t = np.asarray(training.draw_batches(key, x0, jnp.array(0), num_times, stratified=True).t)
+    parts = np.arange(size + 1) * num_times
+    # Time t is the interval [t, t + 1): it must meet part i, [i, i + 1) · num_times / size.
+    assert np.all(t * size < parts[1:])
+    assert np.all((t + 1) * size > parts[:-1])
+    if num_times == T:
+        # Uniform overall; stratification can but lower χ², hence one bound.
+        assert chi_square(t) < T - 1 + 5 * np.sqrt(2 * (T - 1))
+        assert len(np.unique(t[:, 3])) > 1
+
+
+def test_points_share_a_time_in_groups(key):
+    x0 = jax.random.normal(key, (3, 8, 2))
+    network = Denoiser(width=8, depth=1, time_width=4)
+    params = network.init(key, x0[0], jnp.zeros(8, jnp.int32))
+    optimizer = optax.sgd(0.1)
+    grouped, single = (
+        training.draw_batches(key, x0, jnp.array(0), T, stratified=True, points_per_time=g)
+        for g in (4, 1)
+    )
+    assert grouped.t.shape == (3, 2, 1)
+    assert grouped.x0.shape == (3, 2, 4, 2)
+    assert_same_bits(grouped.x0.reshape(x0.shape), x0)
+    assert_same_bits(grouped.eps.reshape(x0.shape), single.eps)
+    assert ((grouped.t[:, 0] < T // 2) & (grouped.t[:, 1] >= T // 2)).all()
+    repeated = single._replace(t=jnp.repeat(grouped.t, 4, axis=1).squeeze(-1))
+    (a, loss_a), (b, loss_b) = (
+        training.train_steps(
+            network.apply, optimizer, SCHEDULE, training.init_state(params, optimizer), batches
+        )
+        for batches in (grouped, repeated)
+    )
+    # The same sums in another order: a few roundings of 6e-8.
+    np.testing.assert_allclose(loss_a, loss_b, rtol=1e-6)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a.params, b.params)
+
+
+# Epochs of six steps, cut in every way: each size is compiled once for all tests.
+
+DATA = jax.random.normal(jax.random.key(1), (50, 2))
+ROWS = training.epoch_order(jax.random.key(2), 0, 50, 8)
+NETWORK = Denoiser(width=8, depth=1, time_width=4)
+OPTIMIZER = training.adam(1e-2, 6, "cosine")
+SETTINGS = {"ema_decay": 0.9}
+KEY = jax.random.key(3)
+
+
+def initial():
+    params = NETWORK.init(jax.random.key(0), DATA[:1], jnp.zeros(1, jnp.int32))
+    return training.init_state(params, OPTIMIZER, ema=True)
+
+
+def one_epoch(state, data, rows, apply=NETWORK.apply):
+    return training.train_epoch(
+        KEY, apply, OPTIMIZER, SCHEDULE, state, data, rows, stratified=True, **SETTINGS
+    )
+
+
+epoch = jax.jit(one_epoch)
+
+
+def in_chunks(data, sizes):
+    state, losses = initial(), []
+    for rows in np.split(np.asarray(ROWS), np.cumsum(sizes)[:-1]):
+        state, loss = epoch(state, data, jnp.asarray(rows))
+        losses.append(loss)
+    return state, jnp.concatenate(losses)
+
+
+def test_batches_depend_on_the_step_alone():
+    drawn = jax.jit(
+        functools.partial(training.draw_batches, num_times=T, stratified=True), static_argnums=()
+    )
+    x0 = DATA[ROWS]
+    whole = drawn(KEY, x0, jnp.array(7))
+    parts = [drawn(KEY, x0[i:j], jnp.array(7 + i)) for i, j in [(0, 1), (1, 4), (4, 6)]]
+    assert_same_bits(whole, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
+    assert len(np.unique(whole.eps)) == whole.eps.size
+
+
+def test_an_epoch_is_a_loop_of_steps_to_the_bit():
+    expected = initial()
+    batches = training.draw_batches(KEY, DATA[ROWS], expected.step, T, stratified=True)
+    step = jax.jit(
+        functools.partial(training.train_step, NETWORK.apply, OPTIMIZER, SCHEDULE, **SETTINGS)
+    )
+    expected_losses = []
+    for n in range(6):
+        expected, loss = step(expected, jax.tree.map(lambda leaf, n=n: leaf[n], batches))
+        expected_losses.append(loss)
+    state, losses = epoch(initial(), DATA, ROWS)
+    assert_same_bits((state, losses), (expected, jnp.stack(expected_losses)))
+
+
+BAD = {"none": 0.0, "not a number": jnp.nan, "loss overflows": 1e30, "its square does": 1e12}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_chunks_change_no_bit(bad):
+    data = DATA.at[ROWS[3, 0]].set(bad)
+    whole = epoch(initial(), data, ROWS)
+    for sizes in [(3, 3), (3, 1, 2), (1, 2, 3), (1,) * 6]:
+        assert_same_bits(whole, in_chunks(data, sizes))
+
+
+@pytest.mark.parametrize("bad", list(BAD.values())[1:], ids=list(BAD)[1:])
+def test_a_step_that_is_not_finite_is_skipped_and_training_goes_on(bad):
+    data = DATA.at[ROWS[3, 0]].set(bad)
+    before, _ = epoch(initial(), DATA, ROWS[:3])
+    skipped, loss = epoch(before, data, ROWS[3:4])
+    assert np.isnan(loss).all()
+    assert_same_bits(skipped, before._replace(step=before.step + 1))
+    after, losses = epoch(initial(), data, ROWS)
+    np.testing.assert_array_equal(np.isnan(losses), np.arange(6) == 3)
+    assert after.step == 6
+    assert_same_bits(after, epoch(skipped, DATA, ROWS[4:])[0])
+    moved = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (after, skipped)), strict=True)]
+    assert all(moved)
+
+
+def test_traced_once_for_each_shape():
+    traced = []
+
+    def counting(params, x, t):
+        traced.append(x.shape)
+        return x @ params
+
+    run = jax.jit(functools.partial(one_epoch, apply=counting))
+    state = training.init_state(jnp.eye(2), OPTIMIZER, ema=True)
+    state, _ = run(state, DATA, ROWS)
+    first = len(traced)
+    run(state, 2 * DATA, ROWS[::-1])
+    assert len(traced) == first
+    run(state, DATA, ROWS[:3])
+    assert len(traced) > first
+
+
+def test_a_donated_state_is_used_up():
+    state = initial()
+    result = jax.jit(one_epoch, donate_argnums=0)(state, DATA, ROWS)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert_same_bits(result, epoch(initial(), DATA, ROWS))
+
+
+def test_loss_falls_to_the_floor_and_no_lower(key):
+    data = DATA[:6]
+    floor, _ = diffusion.ideal_loss(key, SCHEDULE, data, rounds=200)
+    network = Denoiser(width=64, depth=2, time_width=16)
+    params = network.init(key, data, jnp.zeros(6, jnp.int32))
+    optimizer = training.adam(1e-2, 1000, "cosine")
+    rows = jax.random.randint(key, (1000, 128), 0, 6)
+    _, losses = jax.jit(
+        lambda state: training.train_epoch(
+            key, network.apply, optimizer, SCHEDULE, state, data, rows, stratified=True
+        )
+    )(training.init_state(params, optimizer))
+    last = np.asarray(losses[-300:], np.float64)
+    error = last.std() / np.sqrt(len(last))
+    print(floor, losses[:5], last.mean(), error)
+    # By definition no denoiser is below the floor; five standard errors are the luck of 300 steps.
+    assert floor - 5 * error < last.mean()
+    assert last.mean() - floor < 0.1 * (losses[:5].mean() - floor)
