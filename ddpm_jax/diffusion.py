@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ddpm_jax.schedules import Schedule
 
@@ -49,6 +49,28 @@ def posterior_mean(
     to_x0 = jnp.sqrt(row.alpha_bars_prev) * row.betas / row.one_minus_alpha_bars
     to_x_t = jnp.sqrt(row.alphas) * row.one_minus_alpha_bars_prev / row.one_minus_alpha_bars
     return to_x0 * x0 + to_x_t * x_t
+
+
+def optimal_variances(
+    key: Key[Array, ""], denoise: Denoise, schedule: Schedule, x0: Float[Array, "n d"]
+) -> Float[Array, "T"]:
+    """The variances σ_t² [T] that bring the ancestral sampler's steps closest to the true reverse.
+
+    σ_t² = β̃_t + β_t² / (α_t (1 - ᾱ_t)) E|ε - ε̂(x_t, t)|² / d, and 0 in the first row, with the
+    expectation over the points `x0` and one draw of noise for each. For the ideal denoiser it is
+    1 - E|ε̂|² / d, as in Bao et al. 2022 (arXiv 2201.06503), theorem 1 with λ² = β̃; the residual
+    allows for the model's error (Bao et al., arXiv 2206.07309). To sample with them:
+    `dataclasses.replace(schedule, variances=...)`.
+    """
+
+    def residual(row: Schedule) -> Array:
+        eps = jax.random.normal(jax.random.fold_in(key, row.t), x0.shape, x0.dtype)
+        x_t = jnp.sqrt(row.alpha_bars) * x0 + jnp.sqrt(row.one_minus_alpha_bars) * eps
+        return jnp.mean((eps - denoise(x_t, row.t)) ** 2)
+
+    weights = schedule.betas**2 / (schedule.alphas * schedule.one_minus_alpha_bars)
+    best = schedule.posterior_variances + weights * jax.lax.map(residual, schedule)
+    return jnp.where(schedule.variances > 0, best, 0)
 
 
 def denoising_loss(

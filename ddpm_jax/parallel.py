@@ -6,6 +6,7 @@ from these shardings: one all-reduce of the gradients a step. One device makes a
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,11 @@ def training_mesh(batch_size: int, per_process: int | None = None) -> Mesh:
         for i in range(processes)
         for device in [d for d in jax.devices() if d.process_index == i][:count]
     ]
+    return make_mesh(devices)
+
+
+def make_mesh(devices: Sequence[Any]) -> Mesh:
+    """A mesh of the devices with the axis "data"."""
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 

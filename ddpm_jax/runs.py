@@ -156,6 +156,12 @@ class Run:
         c = self.config
         return training.adam(c.learning_rate, self.total_steps, c.decay)
 
+    def keys(self) -> dict[str, Key[Array, ""]]:
+        """The base keys of everything random in the run, by purpose."""
+        names = ("init", "order", "noise", "sample", "floor", "figures")
+        keys = jax.random.split(jax.random.key(self.config.seed), len(names))
+        return dict(zip(names, keys, strict=True))
+
     def init_state(self, key: Key[Array, ""]) -> TrainState:
         """The state before the first step; `jax.eval_shape` of it is what a checkpoint is like."""
         x, t = jnp.zeros((1, self.dim)), jnp.zeros((1,), jnp.int32)

@@ -56,7 +56,7 @@ def init_state(
 
 
 def adam(
-    learning_rate: float, total_steps: int, decay: str = "constant"
+    learning_rate: float | Float[Array, ""], total_steps: int, decay: str = "constant"
 ) -> optax.GradientTransformation:
     """Adam as PyTorch defines it, at a constant rate or one that falls as half a cosine to zero.
 

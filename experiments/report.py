@@ -94,9 +94,7 @@ def animation(experiment: "Experiment", data: np.ndarray) -> None:
         denoise = functools.partial(experiment.apply, params)
         return sampling.sample(key, denoise, schedule, (count, run.dim), trajectory=True)
 
-    path = np.asarray(
-        trajectory(runs.sampling_params(experiment.state), experiment.keys["sample"], count)
-    )
+    path = np.asarray(trajectory(experiment.params(), experiment.keys["sample"], count))
     total = schedule.num_steps
     # Quadratic in the steps left: most frames where little noise is left.
     left = np.unique(np.round(total * np.linspace(1, 0, 90) ** 2).astype(int))[::-1]

@@ -10,12 +10,12 @@ Several processes, all with the same command and --distributed, train one model:
 import functools
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +57,8 @@ class Args:
     """Delete an earlier run in the directory first."""
     devices: int | None = None
     """How many devices (on a CPU: cores) to use; by default all. Results do not depend on it."""
+    seeds: int | None = None
+    """Train as many seeds, from --seed on, at once, and report quality with its spread."""
     train_devices: int | None = None
     """How many of them share a batch; by default all accelerators, but one CPU core. Results
     depend on it by rounding."""
@@ -65,6 +67,8 @@ class Args:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise ConfigError("--resume and --overwrite: pass one of them")
+        if self.seeds is not None and self.seeds < 1:
+            raise ConfigError(f"--seeds must be at least 1, got {self.seeds}")
 
 
 def parse(argv: list[str]) -> Args:
@@ -110,9 +114,7 @@ class Experiment:
         self.shared_data = parallel.replicate(mesh, run.scaler.apply(points))
         self.data = parallel.local(self.shared_data)
         self.steps_per_epoch = run.steps_per_epoch
-        key = jax.random.key(run.config.seed)
-        names = ("init", "order", "noise", "sample", "floor", "figures")
-        self.keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        self.keys = run.keys()
         self.schedule = run.config.make_schedule()
         self.apply = run.apply()
         self.draw = sampling.make_block_sampler(
@@ -229,18 +231,27 @@ class Experiment:
     def due(self, epoch: int, every: int) -> bool:
         return epoch in (1, self.config.epochs, *self.config.milestones) or epoch % every == 0
 
+    def chunks(self, begin: int) -> Iterator[tuple[int, int]]:
+        """Bounds of the chunks from step `begin` of an epoch to its end.
+
+        None has one step, unless the epoch has: XLA takes such a loop apart, and rounds differently.
+        """
+        size = max(MAX_CHUNK_POINTS // self.config.batch_size, 2)
+        bounds = [*range(begin, self.steps_per_epoch, size), self.steps_per_epoch]
+        if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
+            del bounds[-2]
+        return pairwise(bounds)
+
     def train_one_epoch(self, epoch: int, interrupt: Interrupt) -> bool:
         """Run what is left of the epoch in chunks; False if a signal came before its end."""
         rows = self.order(epoch)
-        chunk = max(MAX_CHUNK_POINTS // self.config.batch_size, 1)
-        begin = self.step - epoch * self.steps_per_epoch
-        for start in range(begin, self.steps_per_epoch, chunk):
+        for start, end in self.chunks(self.step - epoch * self.steps_per_epoch):
             interrupt.signum = parallel.greatest(interrupt.signum or 0) or None
             if interrupt:
                 return False
-            part = rows[start : start + chunk]
+            part = rows[start:end]
             self.state, losses = self.train_chunk(self.state, self.shared_data, part)
-            self.losses[start : start + len(losses)] = losses
+            self.losses[start:end] = losses
             self.halt_if_diverged(np.asarray(losses), epoch)
         return True
 
@@ -304,6 +315,10 @@ def main() -> int:
     args.processes.join()
     devices = use_devices(args.devices)
     points = load_data(args.config.data, args.config.seed)
+    if args.seeds is not None:
+        import ensemble
+
+        return ensemble.train(args, points, devices)
     run = Run.of(args.config, points)
     out = args.out or Path("runs") / f"{Path(run.config.data).stem}-{run.config.preset}"
     mesh = parallel.training_mesh(run.config.batch_size or 1, args.train_devices)
@@ -315,18 +330,21 @@ def main() -> int:
             prepare(out, run, args)
             print(f"{len(points):,} points in {run.dim} dimensions -> {out}/")
         parallel.wait()
-        experiment = Experiment(run, out, points, devices, mesh)
-        if args.resume:
-            experiment.restore()
         import report
 
-        if args.resume and report.is_complete(experiment):
-            print("this run is finished: there is nothing left to do")
-            return 0
         try:
+            experiment = Experiment(run, out, points, devices, mesh)
+            if args.resume:
+                experiment.restore()
+            if args.resume and report.is_complete(experiment):
+                print("this run is finished: there is nothing left to do")
+                return 0
             with interruptible() as interrupt:
-                if not experiment.train(interrupt) or interrupt:
-                    raise Stopped(interrupt.signum or signal.SIGTERM)
+                experiment.train(interrupt)
+            if signum := parallel.greatest(interrupt.signum or 0):
+                if first:
+                    print(f"stopped, and saved; to go on: {resume_command()}")
+                return 128 + signum  # all processes together, so that none waits for another
             if first:
                 with experiment.timed("report"):
                     report.write(experiment)
@@ -336,7 +354,7 @@ def main() -> int:
             parallel.wait()
         except Stopped:
             if first:
-                print(f"stopped at step {experiment.step:,}, saved; to go on: {resume_command()}")
+                print(f"stopped, and saved; to go on: {resume_command()}")
             raise
     return 0
 

@@ -112,7 +112,8 @@ def test_every_valid_configuration_survives_json(values):
         ("table_features", 0),
         *[("epochs", value) for value in (-1, 1.5)],
         *[("batch_size", value) for value in (-1, 64.0)],
-        *[("learning_rate", value) for value in (0.0, -1e-3, 1.1, math.nan, math.inf, 10**400)],
+        *[("learning_rate", value) for value in (0.0, -1e-3, 1.1, math.nan, math.inf)],
+        pytest.param("learning_rate", 10**400, id="learning_rate-10**400"),
         ("decay", "linear"),
         *[("ema_decay", value) for value in (-0.1, 1.0, math.nan)],
         *[("stratified", value) for value in (1, "yes", None)],
@@ -125,7 +126,7 @@ def test_every_valid_configuration_survives_json(values):
 )
 def test_what_is_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
-        Config(**{name: value})
+        dataclasses.replace(Config(), **{name: value})
     with pytest.raises(ConfigError, match=f"^there/config.json: .*{name}"):
         from_json(to_json(Config()) | {name: value}, "there/config.json")
 
@@ -133,7 +134,7 @@ def test_what_is_out_of_range_is_refused_by_name(name, value):
 @pytest.mark.parametrize("name", ["preset", "schedule", "decay"])
 def test_a_wrong_choice_is_told_the_right_ones(name):
     with pytest.raises(ConfigError, match=getattr(Config(), name)):
-        Config(**{name: "none of them"})
+        dataclasses.replace(Config(), **{name: "none of them"})
 
 
 def test_an_unknown_setting_is_refused_by_name():

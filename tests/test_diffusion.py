@@ -222,16 +222,23 @@ def test_no_perturbation_beats_the_ideal_denoiser(key):
 # --- the ideal loss ---
 
 
-def two_point_loss(schedule, a):
-    """E (ε - ε*)² for x0 = ±a at every t, [T], by Gauss-Hermite quadrature in float64.
+def quadrature_loss(schedule, points):
+    """E (ε - ε*)² for x0 uniform on `points` of the line, at every t: Gauss-Hermite, in float64.
 
-    By symmetry x0 = a; ε* is smooth on the scale of ε where √ᾱ a / √(1 - ᾱ) is at most about 10.
+    ε* is smooth on the scale of ε where √ᾱ |x0| / √(1 - ᾱ) is at most about 10.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(180)
-    signal, noise = noise_levels(schedule, np.arange(schedule.num_steps))
-    x_t = signal * a + noise * nodes
-    ideal = (x_t - signal * a * np.tanh(signal * a * x_t / noise**2)) / noise
-    return (nodes - ideal) ** 2 @ weights / weights.sum()
+    signal, noise = (x[..., None] for x in noise_levels(schedule, np.arange(schedule.num_steps)))
+    points = np.asarray(points)
+    x_t = signal * points[:, None] + noise * nodes
+    # [T, m, nodes, m]: the last axis is over the points that may have led to x_t.
+    offsets = x_t[..., None] - signal[..., None] * points
+    likelihoods = np.exp(-(offsets**2) / (2 * noise[..., None] ** 2))
+    ideal = np.sum(likelihoods * offsets, axis=-1) / np.sum(likelihoods, axis=-1) / noise
+    return np.mean((nodes - ideal) ** 2 @ weights / weights.sum())
+
+
+LINE = [0.8, 0.6, 0.5, -0.1, -0.8]
 
 
 @pytest.fixture
@@ -240,29 +247,30 @@ def gentle():
     return schedules.linear(20, 0.1, 0.5)
 
 
-def test_ideal_loss_of_two_points_is_the_quadrature(key, gentle):
-    data = jnp.array([[0.8], [-0.8]])
+@pytest.mark.parametrize("points", [[0.8, -0.8], LINE])
+def test_ideal_loss_of_a_few_points_is_the_quadrature(points, key, gentle):
+    data = jnp.array(points)[:, None]
     value, error = diffusion.ideal_loss(key, gentle, data, rounds=20_000, block=5000)
     assert error < 4e-3 * value, "too few draws to tell"
-    assert abs(float(value) - two_point_loss(gentle, 0.8).mean()) < 5 * float(error)
+    assert abs(float(value) - quadrature_loss(gentle, points)) < 5 * float(error)
 
 
 def test_ideal_loss_is_per_coordinate(key, gentle):
     """Corners of a square: two coordinates that know nothing of each other."""
     data = jnp.array([[0.8, 0.5], [0.8, -0.5], [-0.8, 0.5], [-0.8, -0.5]])
     value, error = diffusion.ideal_loss(key, gentle, data, rounds=20_000, block=5000)
-    expected = (two_point_loss(gentle, 0.8).mean() + two_point_loss(gentle, 0.5).mean()) / 2
+    expected = np.mean([quadrature_loss(gentle, [a, -a]) for a in (0.8, 0.5)])
     assert abs(float(value) - expected) < 5 * float(error)
 
 
 def test_standard_error_of_the_ideal_loss_is_the_spread_between_keys(key, gentle):
-    data = jnp.array([[0.8], [-0.8]])
+    data = jnp.array(LINE)[:, None]
     estimate = jax.vmap(lambda key: diffusion.ideal_loss(key, gentle, data, rounds=16, block=70))
     values, errors = map(np.asarray, estimate(jax.random.split(key, 200)))
     # The spread of 200 values is itself known to 5 %, 1/√400: five times that.
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(ddof=1), rel=0.25)
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
-    assert abs(values.mean() - two_point_loss(gentle, 0.8).mean()) < 5 * standard_error
+    assert abs(values.mean() - quadrature_loss(gentle, LINE)) < 5 * standard_error
 
 
 def test_ideal_loss_of_many_gaussian_points_is_the_closed_form(key, gentle):

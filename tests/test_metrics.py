@@ -220,13 +220,16 @@ def test_classifier_sees_fine_detail(rng):
     stripes = rng.uniform(size=(6000, 2))
     stripes[:, 0] = (rng.integers(0, 20, 6000) + stripes[:, 0] / 2) / 20
     # The best rule, "in a stripe or not", is right for all of one set and half of the other.
-    assert classifier_two_sample(stripes, square) == pytest.approx(0.75, abs=0.03)
+    # Trees of 6,000 points blur the edges, a few per cent; above, four binomial errors.
+    assert 0.7 < classifier_two_sample(stripes, square) < 0.75 + 0.02
 
 
-def test_classifier_balances_the_sizes(rng):
-    x, y = rng.normal(size=(4000, 2)), rng.normal(size=(500, 2))
-    # Always answering "real" would score 8/9; four doubled standard errors of 1,000 labels.
-    assert classifier_two_sample(x, y) == pytest.approx(0.5, abs=0.13)
+def test_classifier_thins_the_larger_set_at_random(rng):
+    many, few = np.sort(rng.normal(size=(3000, 1)), axis=0), rng.normal(size=(500, 1))
+    # Always answering "many" would score 6/7, and the first 500 of the sorted points lie apart.
+    # Eight binomial standard errors of 1,000 labels, which share points and folds.
+    assert classifier_two_sample(many, few) == pytest.approx(0.5, abs=0.13)
+    assert classifier_two_sample(few, many) == pytest.approx(0.5, abs=0.13)
 
 
 SYMMETRIC = [wasserstein2, sliced_wasserstein, energy_distance]
@@ -326,6 +329,7 @@ def evaluated():
     return [{m.name: m for m in evaluate(real, f, repeats=4, size=80)} for f in fakes]
 
 
+@pytest.mark.slow
 def test_evaluate_gives_every_metric_at_its_size(evaluated):
     names = {metric.__name__ for metric in METRICS}
     subsets = {"wasserstein2": 80, "energy_distance": 80, "mmd_rbf": 80}
@@ -338,6 +342,7 @@ def test_evaluate_gives_every_metric_at_its_size(evaluated):
         assert all(m.spread == 0 for m in measurements.values() if m.name not in subsets)
 
 
+@pytest.mark.slow
 def test_evaluate_puts_a_redraw_at_the_floor_and_a_shift_above_it(evaluated):
     redraw, shifted = evaluated
     for name, m in redraw.items():

@@ -73,7 +73,7 @@ def test_a_run_survives_config_json(tmp_path, preset, points):
         *[("extent", value) for value in (0, -1, float("nan"), float("inf"), "1", None)],
         *[("scaler", value) for value in ([], {}, None)],
         *[("scale", value) for value in ([1.0], [-1.0, 1.0], ["1", 1], [True, 1], None)],
-        *[("shift", value) for value in ([0.0] * 3, [float("nan"), 0], [10**400, 0], [None, 0])],
+        *[("shift", value) for value in ([0.0] * 3, [float("nan"), 0], [None, 0], [10**400, 0])],
         *[("config", value) for value in (None, [], {"sed": 1})],
         *[("width", value) for value in (0, "128", None)],
     ],
@@ -240,6 +240,7 @@ def test_the_lock_excludes_another_process_until_that_is_killed(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
+            assert holder.stdout
             assert holder.stdout.readline() == "held\n"
             with pytest.raises(InputError, match="in use"), locked(tmp_path / "run"):
                 pass

@@ -49,7 +49,7 @@ def x64():
 
 def make_schedule(num_steps, process="", dtype=jnp.float32):
     """The sigmoid schedule, k = 10, in `num_steps` of its 1000 steps, with the process's σ²."""
-    schedule = schedules.respace(schedules.sigmoid(T, dtype=dtype), num_steps)
+    schedule = schedules.respace(schedules.sigmoid(T, dtype=dtype), num_steps, "time")
     if process == "ddpm, posterior":
         return dataclasses.replace(schedule, variances=schedule.posterior_variances)
     if process == "ddpm, 0.3 beta":

@@ -14,7 +14,7 @@ from ddpm_jax.schedules import SCHEDULES, respace
 T = 1000
 NAMES = sorted(SCHEDULES)
 every_schedule = pytest.mark.parametrize("name", NAMES)
-every_spacing = pytest.mark.parametrize("spacing", ["time", "logsnr"])
+every_spacing = pytest.mark.parametrize("spacing", ["power", "time", "logsnr"])
 
 
 def formulas(name):
@@ -178,7 +178,7 @@ def test_respace_to_all_steps_changes_nothing(name, spacing, dtype):
 @every_schedule
 @pytest.mark.parametrize("num_steps", [1, 3, 20, 50, 999])
 def test_time_spacing_is_even_in_time(name, num_steps):
-    gaps = np.diff(np.asarray(respace(SCHEDULES[name](), num_steps).t), prepend=-1)
+    gaps = np.diff(np.asarray(respace(SCHEDULES[name](), num_steps, "time").t), prepend=-1)
     assert gaps.sum() == T
     assert gaps.max() - gaps.min() <= 1
 
@@ -196,7 +196,7 @@ def test_logsnr_spacing_is_even_in_logsnr(name, num_steps):
 
 
 def test_respacing_twice_keeps_the_original_times():
-    twice = respace(respace(schedules.linear(), 100), 10)
+    twice = respace(respace(schedules.linear(), 100, "time"), 10, "time")
     np.testing.assert_array_equal(twice.t, np.arange(1, 11) * 100 - 1)
 
 

@@ -1,0 +1,350 @@
+"""How good the recipe is, and what each part of it is worth: the studies of docs/quality.md.
+
+python experiments/quality.py samplers --run runs/bicycle-fast    quality against evaluations
+python experiments/quality.py ablation                            one setting changed at a time
+python experiments/quality.py toys                                moons and 8 gaussians, exact W2
+python experiments/quality.py tabular                             against a Gaussian mixture
+python experiments/quality.py density --run runs/bicycle-fast     the density it has learned
+
+Each prints its table; --json FILE writes it. The defaults fit a small, shared machine.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import quality_tabular
+import tyro
+from common import load_data, load_run_data, run_main, use_devices
+from quality_fit import FEW, Fit, Row, fit, show
+
+from ddpm_jax import density, diffusion, files, metrics, plotting, sampling
+from ddpm_jax.config import PRESETS, Config
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.runs import Run
+from ddpm_jax.schedules import Schedule, respace
+from ddpm_jax.toys import toy
+
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+FAST = PRESETS["fast"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every study takes."""
+
+    json: Path | None = None
+    """Write the table to this file, too."""
+    images: Path = IMAGES
+    """Where figures go."""
+    overwrite: bool = False
+    """Replace the JSON file if it exists."""
+
+
+@dataclass(frozen=True)
+class Samplers(Study):
+    """Quality against the number of network evaluations, for every sampler."""
+
+    run: Path | None = None
+    """A trained run; without one, the toys alone."""
+    toys: tuple[str, ...] = ("checkerboard", "spirals")
+    """Toy distributions, trained on first."""
+    evaluations: tuple[int, ...] = (5, 10, 15, 20, 25, 50, 100, 250)
+    """Network evaluations a point; the ancestral samplers also take all of the schedule's."""
+    train_steps: int = 20_000
+    """Training steps on each toy."""
+    num_samples: int = 20_000
+    """Samples of a set."""
+    seeds: int = 2
+    """Independent sets of samples, averaged."""
+
+    def __call__(self) -> list[Row]:
+        """Measure every sampler at every number of evaluations on every distribution."""
+        models = {}
+        if self.run:
+            run = Run.load(self.run)
+            data = load_run_data(run)
+            models[Path(run.config.data).stem] = data, Fit(run, run.load_params(self.run)[1], 0.0)
+        for name in self.toys:
+            points = toy(name, 0)
+            models[name] = points, fit(FAST, points, self.train_steps)
+        rows = []
+        for name, (data, model) in models.items():
+            part = list(self._rows(name, data, model))
+            rows += part
+            self._figure(name, part)
+        return rows
+
+    def _rows(self, name: str, data: np.ndarray, model: Fit) -> Iterator[Row]:
+        scaler, full = model.run.scaler, model.run.config.make_schedule()
+        scaled = scaler.apply(data)
+        floors = [
+            _quick(scaled, np.random.default_rng(seed).choice(scaled, self.num_samples))
+            for seed in range(self.seeds)
+        ]
+        yield {"data": name, "sampler": "real points", "evaluations": None, **_mean(floors)}
+        denoise = functools.partial(model.run.apply(), model.params)
+        some = jnp.asarray(np.random.default_rng(0).choice(scaled, 2000), "float32")
+        for sampler_name, (sampler, change) in SAMPLERS.items():
+            everything = (full.num_steps,) if sampler_name.startswith("ddpm") else ()
+            for steps in (*self.evaluations, *everything):
+                schedule = change(denoise, respace(full, steps), some)
+                count = self.seeds * self.num_samples
+                samples = model.sample(count, sampler=sampler, schedule=schedule)
+                parts = np.split(scaler.apply(samples), self.seeds)
+                found = [_quick(scaled, part) for part in parts]
+                row = {"data": name, "sampler": sampler_name, "evaluations": steps, **_mean(found)}
+                print(row, flush=True)
+                yield row
+
+    def _figure(self, name: str, rows: list[Row]) -> None:
+        floor, *rows = rows
+        series = {
+            s: tuple(np.array(v, float) for v in zip(*points, strict=True))
+            for s in SAMPLERS
+            for points in [[(r["evaluations"], r["TV"]) for r in rows if r["sampler"] == s]]
+        }
+        plotting.curves(
+            self.images / f"samplers-{name}.png",
+            series,
+            "network evaluations a point",
+            "total variation",
+            logx=True,
+            logy=True,
+            floor=floor["TV"],
+            floor_label="real points, redrawn",
+            title=f"Few steps on {name}",
+        )
+
+
+def _as_is(denoise: diffusion.Denoise, schedule: Schedule, x0: jax.Array) -> Schedule:
+    return schedule
+
+
+def _optimal(denoise: diffusion.Denoise, schedule: Schedule, x0: jax.Array) -> Schedule:
+    best = jax.jit(functools.partial(diffusion.optimal_variances, denoise=denoise))
+    return dataclasses.replace(
+        schedule, variances=best(jax.random.key(0), schedule=schedule, x0=x0)
+    )
+
+
+SAMPLERS = {
+    "ddpm": (sampling.DDPM, _as_is),
+    "ddpm, optimal variance": (sampling.DDPM, _optimal),
+    "ddim": (sampling.DDIM, _as_is),
+    "dpmpp": (sampling.DPMPP, _as_is),
+    "sde-dpmpp": (sampling.SDE_DPMPP, _as_is),
+    "sa-solver": (sampling.SA_SOLVER, _as_is),
+}
+
+
+def _quick(real: np.ndarray, fake: np.ndarray) -> Row:
+    quick = metrics.quick(real, fake)
+    return {
+        "TV": quick["total_variation"],
+        "SW": quick["sliced_wasserstein"],
+        "off": metrics.far_fraction(real, fake),
+    }
+
+
+def _mean(rows: list[Row]) -> Row:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+VARIANTS: dict[str, dict] = {
+    "fast preset": {},
+    "no tables": {"tables": ()},
+    "64 Fourier features, no tables": {
+        "tables": (),
+        "fourier_features": 64,
+        "fourier_scale": 1.3,
+    },
+    "tables 32..128": {"tables": (32, 64, 128)},
+    "8 features a table": {"table_features": 8},
+    "width 128": {"width": 128},
+    "depth 3": {"depth": 3},
+    "batch 1024": {"batch_size": 1024},
+    "points_per_time 1": {"points_per_time": 1},
+    "independent times": {"stratified": False},
+    "no average": {"ema_decay": 0.0},
+    "constant rate": {"decay": "constant"},
+    "rate 5e-3": {"learning_rate": 5e-3},
+    "linear schedule": {"schedule": "linear"},
+    "sigmoid k = 6": {"sigmoid_k": 6.0},
+    "T = 250": {"num_steps": 250},
+}
+
+
+@dataclass(frozen=True)
+class Ablation(Study):
+    """The fast preset with one setting changed at a time, as many training steps each."""
+
+    data: str = "bicycle"
+    """A file of points or a toy distribution."""
+    train_steps: int = 6000
+    """Training steps; the preset's own are 60,000."""
+    seeds: int = 1
+    """Seeds of training and sampling."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which rows."""
+    num_samples: int = 20_000
+    """Samples measured."""
+
+    def __post_init__(self) -> None:
+        for name in self.variants:
+            if name not in VARIANTS:
+                raise ConfigError(f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}")
+
+    def __call__(self) -> list[Row]:
+        """Train and measure every variant."""
+        data, rows = load_data(self.data, 0), []
+        for name in self.variants:
+            found = []
+            for seed in range(self.seeds):
+                config = dataclasses.replace(FAST, seed=seed, **VARIANTS[name])
+                model = fit(config, data, self.train_steps)
+                scale = model.run.scaler.apply
+                quality = _quick(scale(data), scale(model.sample(self.num_samples, seed)))
+                found.append(quality | {"train s": model.seconds})
+            spread = float(np.std([row["TV"] for row in found], ddof=1)) if self.seeds > 1 else None
+            rows.append({"variant": name, **_mean(found), "TV ±": spread, "seeds": self.seeds})
+            print(rows[-1], flush=True)
+        return rows
+
+
+@dataclass(frozen=True)
+class Toys(Study):
+    """Exact W2 of samples to held-out points, in the data's own units, beside real-vs-real."""
+
+    toys: tuple[str, ...] = ("moons", "8gaussians")
+    """Which distributions: 10,000 points to train on, others to compare with."""
+    train_steps: int = 10_000
+    """Training steps."""
+    seeds: int = 3
+    """Seeds of data, training and sampling."""
+    size: int = 2000
+    """Points a side; the floor depends on it."""
+    config: Config = field(default_factory=Config)
+    """The recipe."""
+
+    def __call__(self) -> list[Row]:
+        """Train on and measure each toy for every seed."""
+        rows = []
+        for name in self.toys:
+            found = []
+            for seed in range(self.seeds):
+                points = toy(name, seed, n=10_000 + self.size)
+                train, held_out = points[:10_000], points[10_000:]
+                model = fit(dataclasses.replace(self.config, seed=seed), train, self.train_steps)
+                again = toy(name, seed + 1000, n=10_000 + self.size)[: self.size]
+                w2 = metrics.wasserstein2(held_out, model.sample(self.size, seed))
+                found.append((w2, metrics.wasserstein2(held_out, again), model.seconds))
+                print(name, seed, found[-1], flush=True)
+            w2, floor, seconds = np.array(found).T
+            rows.append(
+                {
+                    "data": name,
+                    "W2": float(w2.mean()),
+                    "±": float(w2.std()),
+                    "real vs real": float(floor.mean()),
+                    "ratio": float(w2.mean() / floor.mean()),
+                    "points": self.size,
+                    "seeds": self.seeds,
+                    "train s": float(seconds.mean()),
+                }
+            )
+        return rows
+
+
+@dataclass(frozen=True)
+class Tabular(Study):
+    """More dimensions: against a Gaussian mixture chosen by BIC, on held-out rows."""
+
+    train_steps: int = 6000
+    """Training steps."""
+    seeds: int = 2
+    """Seeds of the split, training and sampling."""
+
+    def __call__(self) -> list[Row]:
+        """Train both on each table and measure them."""
+        return quality_tabular.compare(self.train_steps, self.seeds)
+
+
+@dataclass(frozen=True)
+class Density(Study):
+    """The learned density on a grid, drawn as points, and bits a dimension of the data."""
+
+    run: tyro.conf.Positional[Path] = Path("runs/bicycle-fast")
+    """A trained run in the plane."""
+    grid: int = 200
+    """Cells an axis."""
+    steps: int = 100
+    """Steps of the flow."""
+    num_points: int = 1000
+    """Data points whose likelihood is measured."""
+
+    def __call__(self) -> list[Row]:
+        """Evaluate log p on the grid and the data, draw the picture."""
+        run = Run.load(self.run)
+        if run.dim != 2:
+            raise ConfigError(f"the picture needs points in the plane, not in {run.dim} dimensions")
+        data = run.scaler.apply(load_run_data(run))
+        denoise = functools.partial(run.apply(), run.load_params(self.run)[1])
+        full = run.config.make_schedule()
+        few = respace(full, self.steps)
+        log_prob = jax.jit(lambda x: density.log_prob(denoise, few, x)[0])
+        bound = jax.jit(
+            lambda key, x: density.variational_bound(key, denoise, full, x), static_argnums=()
+        )
+
+        edges = np.linspace(-run.extent, run.extent, self.grid + 1)
+        centres = (edges[1:] + edges[:-1]) / 2
+        cells = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+        mass = np.exp(np.asarray(log_prob(cells.astype(np.float32)), np.float64))
+        mass *= (edges[1] - edges[0]) ** 2
+        rng = np.random.default_rng(0)
+        drawn = cells[rng.choice(len(cells), 30_000, p=mass / mass.sum())]
+        drawn = drawn + rng.uniform(-0.5, 0.5, drawn.shape) * (edges[1] - edges[0])
+        self.images.mkdir(parents=True, exist_ok=True)
+        plotting.montage(self.images / "density.png", data, [("exp(log p), on a grid", drawn)])
+
+        x = jnp.asarray(rng.choice(data, self.num_points), "float32")
+        uniform = np.log2(2 * run.extent)
+        bits = float(jnp.mean(bound(jax.random.key(0), x))) / np.log(2)
+        exact = -float(jnp.mean(log_prob(x))) / 2 / np.log(2)
+        return [
+            {"quantity": "mass on the grid", "value": float(mass.sum())},
+            {"quantity": "flow, bits a dimension", "value": exact},
+            {"quantity": "variational bound, bits a dimension", "value": bits},
+            {"quantity": "uniform on the frame, bits a dimension", "value": float(uniform)},
+        ]
+
+
+def main() -> None:
+    """Run one study, print its table."""
+    study = tyro.cli(
+        tyro.conf.OmitSubcommandPrefixes[
+            Samplers | Ablation | Toys | Tabular | Density  # pyright: ignore
+        ],
+        description=__doc__,
+    )
+    use_devices(1)
+    if study.json:
+        files.refuse_existing(study.json, study.overwrite)
+    study.images.mkdir(parents=True, exist_ok=True)
+    settings = {
+        f.name: getattr(study, f.name)
+        for f in dataclasses.fields(study)
+        if f.name not in ("json", "images", "overwrite", "config")
+    }
+    rows = study()
+    show(f"{type(study).__name__.lower()}: {settings}; {FEW} evaluations", rows, study.json)
+
+
+if __name__ == "__main__":
+    run_main(main)

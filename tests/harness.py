@@ -1,0 +1,271 @@
+"""A tiny run of train.py: in processes of its own, in this one, and what it must end with."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent
+FOLDER = tempfile.TemporaryDirectory(prefix="ddpm_jax-")
+SETTINGS: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 10,
+    "num_steps": 20,
+    "width": 8,
+    "depth": 1,
+    "time_width": 4,
+    "tables": (),
+    "snapshot_points": 100,
+    "snapshot_steps": 5,
+    "snapshot_every": 2,
+    "checkpoint_every": 1,
+    "milestones": (1, 4),
+}
+"""Six steps an epoch: of 64 points four are left over."""
+
+
+@functools.cache
+def points() -> Path:
+    """The file of the tiny run's data."""
+    path = Path(FOLDER.name) / "points.txt"
+    np.savetxt(path, np.random.default_rng(0).uniform(-1, 1, (64, 2)))
+    return path
+
+
+def arguments(out: Path, *more: str, **changes: Any) -> list[str]:
+    """The command line of the tiny run."""
+    words = ["--data", str(points()), "--out", str(out)]
+    for name, value in (SETTINGS | changes).items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
+    return [*words, *more]
+
+
+@functools.cache
+def reference() -> Path:
+    """The tiny run, never interrupted; not to be changed."""
+    out = Path(FOLDER.name) / "reference"
+    done = run(out.with_suffix(".log"), "train", arguments(out))
+    assert done.status == 0, done.err
+    return out
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A copy of a run directory."""
+    shutil.rmtree(target, ignore_errors=True)
+    return shutil.copytree(source, target)
+
+
+# --- in processes of their own ---
+
+# A server that has imported the scripts forks them: each starts at once, and starts JAX afresh.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["train", "report", "evaluate", "harness"])
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "experiments"), str(TESTS)]),
+    "JAX_COMPILATION_CACHE_DIR": FOLDER.name + "/cache",
+}
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+class Process:
+    """A script at work; `before` is called in its process first, to set a trap."""
+
+    def __init__(
+        self, log: Path, script: str, argv: list[str], before: Callable[[], None] | None = None
+    ) -> None:
+        self.logs = log.with_suffix(".out"), log.with_suffix(".err")
+        self.process = PROCESSES.Process(target=_main, args=(script, argv, self.logs, before))
+        with mock.patch.dict(os.environ, ENVIRONMENT):
+            self.process.start()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def wait(self) -> Done:
+        self.process.join(300)
+        assert self.process.exitcode is not None, "the process hangs"
+        return Done(self.process.exitcode, *(log.read_text() for log in self.logs))
+
+
+def _main(script: str, argv: list[str], logs: tuple[Path, Path], before: Any) -> None:
+    for number, log in enumerate(logs, start=1):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    module = __import__(script)
+    sys.argv = [f"experiments/{script}.py", *argv]
+    if before:
+        before()
+    module.run_main(module.main)
+
+
+def run(log: Path, script: str, argv: list[str], before: Callable[[], None] | None = None) -> Done:
+    """The script, to its end."""
+    return Process(log, script, argv, before).wait()
+
+
+# --- in this process ---
+
+
+@functools.cache
+def experiment(**changes: Any) -> Any:
+    """The tiny run's `train.Experiment`, for all tests, as its compilation takes a while."""
+    import jax
+    import train
+
+    from ddpm_jax import datasets, parallel
+    from ddpm_jax.config import Config
+    from ddpm_jax.runs import Run
+
+    data = datasets.load_points(points())
+    run = Run.of(Config(**SETTINGS | {"data": str(points())} | changes), data)
+    mesh = parallel.training_mesh(run.config.batch_size or 1)
+    made = train.Experiment(run, Path(), data, jax.devices()[:1], mesh)
+    made.initial = made.state
+    return made
+
+
+def start(out: Path, **changes: Any) -> Any:
+    """The experiment in directory `out`, as a new process would begin or resume it."""
+    made = experiment(**changes)
+    made.out, made.state, made.losses = out, made.initial, np.zeros_like(made.losses)
+    made.floor, made.bad_steps = None, 0
+    if (out / "config.json").exists():
+        made.restore()
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        made.run.save(out)
+    return made
+
+
+def plain_pictures(patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Files like any other in the place of pictures, which take most of a tiny run's time."""
+    from ddpm_jax import files, plotting
+
+    for name in ("data", "schedules", "forward", "loss", "montage", "snapshot", "reverse_gif"):
+        patch(plotting, name, lambda path, *_, **__: files.write_text(path, "a picture"))
+
+
+# --- traps ---
+
+_watchers: list[tuple[str, Callable[[str, Path], None]]] = []
+
+
+def _audit(event: str, args: tuple) -> None:
+    if not _watchers or event not in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}:
+        return
+    if event == "open" and not (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)):
+        return
+    for folder, act in _watchers.copy():
+        if str(args[0]).startswith(folder + os.sep):
+            act(event, Path(str(args[0])).relative_to(folder))
+
+
+@functools.cache
+def _install() -> None:
+    sys.addaudithook(_audit)
+
+
+@contextlib.contextmanager
+def before_each_write(folder: Path, act: Callable[[str, Path], None]) -> Iterator[None]:
+    """Call `act(event, path)` just before Python creates, renames or removes anything in it."""
+    _install()
+    watcher = (str(folder), act)
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def at_write(number: int, act: Callable[[], None]) -> Callable[[str, Path], None]:
+    """For `before_each_write`: act before the n-th write, counted from 1."""
+    writes = iter(range(1, number + 1))
+    return lambda event, path: act() if next(writes, None) == number else None
+
+
+def kill_at_write(folder: Path, number: int) -> None:
+    """Kill this process just before its n-th write."""
+    plain_pictures()
+    kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+    before_each_write(folder, at_write(number, kill)).__enter__()
+
+
+def at_chunk(number: int, act: Callable[[Any], None], points: int = 20) -> None:
+    """Act on the experiment just before its n-th chunk, counted from 1, of chunks of two steps."""
+    import train
+
+    init = train.Experiment.__init__
+
+    def trapped_init(self: Any, *args: Any) -> None:
+        init(self, *args)
+        train_chunk, chunks = self.train_chunk, iter(range(1, number + 1))
+
+        def trapped_chunk(state: Any, data: Any, rows: Any) -> Any:
+            if next(chunks, None) == number:
+                act(self)
+            return train_chunk(state, self.shared_data, rows)
+
+        self.train_chunk = trapped_chunk
+
+    plain_pictures()
+    train.MAX_CHUNK_POINTS = points
+    train.Experiment.__init__ = trapped_init
+
+
+# --- what a run ends with ---
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, none of them torn, doubled or left out."""
+    read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in read] == list(range(1, len(read) + 1))
+    return read
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of all numbers of a tree."""
+    import jax
+
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+    return hashlib.sha256(b"".join(leaves)).hexdigest()
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The bits a run has ended with: state, losses, samples; and the names of its files."""
+    import jax
+
+    from ddpm_jax import checkpoints
+    from ddpm_jax.runs import Run
+
+    run = Run.load(out)
+    like = {
+        "train": jax.eval_shape(run.init_state, jax.random.key(0)),
+        "losses": jax.ShapeDtypeStruct((run.steps_per_epoch,), np.float32),
+    }
+    step, state, _ = checkpoints.restore(out / "checkpoints", like)
+    inside = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
+    return {
+        "step": step,
+        "steps": checkpoints.steps(out / "checkpoints"),
+        "state": digest(state),
+        "losses": [row["loss"] for row in rows(out)],
+        "samples": {path.name: digest(np.load(path)) for path in out.glob("samples/*.npy")},
+        "files": {str(path) for path in inside if path.parts[0] != "checkpoints"} - {".lock"},
+    }

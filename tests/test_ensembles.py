@@ -1,0 +1,82 @@
+"""Members of an ensemble are the runs that their seeds and learning rates make alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import ensembles, training
+from ddpm_jax.config import Config
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.runs import Run
+
+CONFIG = Config(epochs=2, batch_size=16, width=16, depth=2, tables=(8,), points_per_time=4)
+
+
+@pytest.fixture(scope="module")
+def points():
+    return np.random.default_rng(0).uniform(-1, 1, (100, 2))
+
+
+@pytest.fixture(scope="module")
+def base(points):
+    return Run.of(CONFIG, points)
+
+
+def train_alone(run: Run, data: jax.Array) -> tuple[training.TrainState, np.ndarray]:
+    """The run's epochs, one after another, as the training script does them."""
+    keys, c, schedule = run.keys(), run.config, run.config.make_schedule()
+    apply, optimizer = run.apply(), run.optimizer()
+    settings = {"stratified": c.stratified, "points_per_time": c.points_per_time}
+
+    @jax.jit
+    def train(state: training.TrainState, rows: jax.Array):
+        return training.train_epoch(
+            *(keys["noise"], apply, optimizer, schedule, state, data, rows),
+            **settings,
+            ema_decay=c.ema_decay,
+        )
+
+    state, losses = run.init_state(keys["init"]), []
+    for epoch in range(c.epochs):
+        rows = training.epoch_order(keys["order"], epoch, run.num_points, c.batch_size)
+        state, part = train(state, rows)
+        losses.append(part)
+    return state, np.concatenate(losses)
+
+
+@pytest.mark.slow
+def test_each_member_is_the_run_trained_alone(base, points):
+    runs = [ensembles.grid(base, [seed], [rate])[0] for seed, rate in ((3, 1e-3), (4, 1e-2))]
+    data = jnp.asarray(base.scaler.apply(points))
+    states = ensembles.init_states(runs)
+    train = ensembles.make_trainer(runs, ensembles.member_mesh(len(runs), jax.devices()))
+    losses = []
+    for epoch in range(2):
+        states, part = train(states, data, ensembles.epoch_orders(runs, epoch))
+        losses.append(part)
+    members = ensembles.unstack(states)
+    for run, member, found in zip(runs, members, np.concatenate(losses, axis=1), strict=True):
+        state, expected = train_alone(run, data)
+        assert int(member.step) == int(state.step) == 12
+        # The batched products sum in another order: 1e-7 relative, which twelve steps of Adam with
+        # up to ten times the usual rate let grow.
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        leaves = zip(jax.tree.leaves(member), jax.tree.leaves(state), strict=True)
+        for a, b in leaves:
+            assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+
+
+def test_grid_has_every_pair(base):
+    runs = ensembles.grid(base, seeds=range(3), learning_rates=(1e-3, 2e-3))
+    pairs = [(run.config.learning_rate, run.config.seed) for run in runs]
+    assert pairs == [(rate, seed) for rate in (1e-3, 2e-3) for seed in range(3)]
+    assert {run.config.learning_rate for run in ensembles.grid(base, [0])} == {CONFIG.learning_rate}
+
+
+def test_members_of_other_networks_are_refused(base):
+    other = dataclasses.replace(base, config=dataclasses.replace(base.config, width=8))
+    with pytest.raises(ConfigError, match="width: 16 in one member, 8 now"):
+        ensembles.init_states([base, other])
