@@ -19,9 +19,9 @@ def log_prob(
     """log p(x) [n] by the probability-flow ODE, and the x_T [n, d] each point comes from.
 
     In y = x_t / √ᾱ_t and s = √(1 - ᾱ_t) / √ᾱ_t the flow is dy/ds = ε(x_t, t), and along it
-    d log p / ds = -tr(∂ε/∂y): Song et al. 2021 (arXiv 2011.13456), equations (13) and (39). The trace
-    is exact, at the price of d forward derivatives. Heun's method steps over the schedule's own rows,
-    from the first, so p is the density of data with that row's noise √(1 - ᾱ_0) on it.
+    d log p / ds = -tr(∂ε/∂y): Song et al. 2021 (arXiv 2011.13456), equations (13) and (39). The
+    trace is exact, at the price of d forward derivatives. Heun's method steps over the schedule's
+    own rows, from the first, so p is the density of data with that row's noise √(1 - ᾱ_0) on it.
     """
     eye = jnp.eye(x.shape[-1], dtype=x.dtype)
 
@@ -54,7 +54,7 @@ def log_prob(
     (y, change), _ = jax.lax.scan(step, start, (rows, following))
     root = jnp.sqrt(schedule.alpha_bars[-1])
     x_T = root * y
-    # From p(y_T) to p(x_T) and, at the other end, from p(y_0) to p(x_0): one factor √ᾱ a coordinate.
+    # From p(y_T) to p(x_T), and from p(y_0) to p(x_0): one factor √ᾱ a coordinate.
     scales = x.shape[-1] * (jnp.log(root) - 0.5 * jnp.log(first.alpha_bars))
     return jnp.sum(norm.logpdf(x_T), axis=-1) + change + scales, x_T
 

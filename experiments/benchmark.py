@@ -4,8 +4,8 @@ python experiments/benchmark.py                      everything, under five minu
 python experiments/benchmark.py --quick              under one
 python experiments/benchmark.py --json speed.json    and the figures as JSON, a plot beside it
 
-Without torch it leaves out the PyTorch columns. "bound" is the same matrix products as bare XLA GEMMs
-of the same shapes: what no implementation on XLA can beat.
+Without torch it leaves out the PyTorch columns. "bound" is the same matrix products as bare XLA
+GEMMs of the same shapes: what no implementation on XLA can beat.
 """
 
 import importlib.util
@@ -102,7 +102,7 @@ def format_speed(tables: dict[str, list[dict]]) -> str:
 
 
 def agreement(data: np.ndarray) -> float:
-    """Largest relative difference of one training step's parameters: both sides do the same work."""
+    """Largest relative difference of the parameters after a step: both sides do the same work."""
     import pytorch_reference as reference
     import torch
 

@@ -3,8 +3,8 @@
 python experiments/evaluate.py runs/bicycle-fast
 python experiments/evaluate.py runs/bicycle-fast --json quality.json
 
-The floor is what the same estimator gives for real points, redrawn: no samples can be expected below
-it. Distances are in the scaled coordinates in which the model was trained.
+The floor is what the same estimator gives for real points, redrawn: no samples can be expected
+below it. Distances are in the scaled coordinates in which the model was trained.
 """
 
 import dataclasses

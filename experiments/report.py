@@ -1,4 +1,4 @@
-"""What a finished run leaves to look at: figures, the animation, samples and the table of quality."""
+"""What a finished run leaves to look at: figures, animation, samples, the table of quality."""
 
 import functools
 import json

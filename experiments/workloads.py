@@ -1,7 +1,7 @@
 """What is timed: the same work in PyTorch, in ours and as bare matrix products; and how.
 
-A workload is a function that does a fixed amount of work and returns when it is done. Workloads to be
-compared are run in turn, several rounds, so that whatever else the machine does falls on all alike.
+A workload is a function that does a fixed amount of work and returns when it is done. Workloads to
+be compared are run in turn, several rounds, so that what else the machine does falls on all alike.
 """
 
 import functools
@@ -146,7 +146,7 @@ def gemm_bound_train(steps: int) -> Workload:
 
 
 def gemm_bound_sample(count: int, steps: int, devices: list, block: int = 1000) -> Workload:
-    """The matrix products of the reverse process and nothing else, block by block on each device."""
+    """The matrix products of the reverse process and nothing else, block by block."""
     rows = min(block, count)
     per_device = -(-count // rows // len(devices))
     h = {n: jnp.ones((rows, LAYERS[n][0])) for n in PER_STEP_LAYERS}

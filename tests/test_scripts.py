@@ -39,7 +39,9 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_what_the_readme_promises(finished):
     out, printed = finished
     names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
-    figures = {f"figures/{name}.png" for name in ("data", "schedules", "forward", "loss", "montage")}
+    figures = {
+        f"figures/{name}.png" for name in ("data", "schedules", "forward", "loss", "montage")
+    }
     expected = {"config.json", "metrics.jsonl", "samples/final.npy", "reverse.gif", "summary.txt"}
     assert names >= expected | figures | {"samples/epoch_0001.png", "samples/epoch_0003.png"}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -96,8 +98,8 @@ def test_samples_have_the_mean_and_spread_of_the_data(shift, spread, tmp_path):
     done = run("train.py", "--data", tmp_path / "p.npy", "--out", tmp_path / "run", *settings)
     assert done.returncode == 0, done.stderr
     samples = np.load(tmp_path / "run" / "samples" / "final.npy")
-    # 5 % is the promise; the error of the mean and spread of 10,000 samples is 1 % and 0.7 %. A mean
-    # of zero has no per cent, so means are measured in units of the larger of mean and spread.
+    # 5 % is the promise; the error of the mean and spread of 10,000 samples is 1 % and 0.7 %. A
+    # mean of zero has no per cent, so means are in units of the larger of mean and spread.
     scale = np.maximum(np.abs(points.mean(0)), points.std(0))
     assert np.all(np.abs(samples.mean(0) - points.mean(0)) < 0.05 * scale)
     np.testing.assert_allclose(samples.std(0), points.std(0), rtol=0.05)
