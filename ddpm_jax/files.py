@@ -12,13 +12,17 @@ from ddpm_jax.errors import InputError
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends well, removed when not.
 
-    It ends as `path` does, so that writers which go by the suffix write the right format.
+    It ends as `path` does, so that writers which go by the suffix write the right format. Raises
+    InputError where the disk refuses.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}") from error
+    else:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

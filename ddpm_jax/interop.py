@@ -19,92 +19,151 @@ from safetensors.numpy import save_file
 
 from ddpm_jax import files
 from ddpm_jax.diffusion import Denoise
-from ddpm_jax.errors import CheckpointError
+from ddpm_jax.errors import CheckpointError, ConfigError
 from ddpm_jax.sampling import DDPM, Sampler, sample
 from ddpm_jax.schedules import Schedule
 
-_TORCH_NAMES = {"embedding.linear1": "time_0", "embedding.linear2": "time_1", "out": "out"}
-_TORCH_LEAVES = {"weight": "kernel", "bias": "bias"}
+_LEAVES = {"kernel": "weight", "bias": "bias"}
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def from_torch(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
     """Parameters of `models.Denoiser` from a PyTorch state_dict of the original network, exactly.
 
-    Values are CPU tensors or arrays. A PyTorch weight is [out, in], a kernel here [in, out]. Raises
-    CheckpointError for names or shapes that are not the network's.
+    Values are CPU tensors or arrays, of any dim, width and depth, and are copied. A PyTorch weight
+    is [out, in], a kernel here [in, out]. Raises CheckpointError for names, shapes or dtypes that
+    are not the network's, and for float64 where JAX would round it.
     """
-    params: dict[str, dict[str, Array]] = {}
-    for name, value in state_dict.items():
-        module, _, leaf = name.rpartition(".")
-        ours = _TORCH_NAMES.get(module) or module.replace("layers.", "hidden_")
-        array = np.asarray(value)
-        if leaf not in _TORCH_LEAVES or array.ndim != (2 if leaf == "weight" else 1):
-            raise CheckpointError(
-                f"state_dict: {name} {array.shape} is not of the network's layers"
-            )
-        # A copy: the tensor may be trained on, in place.
-        params.setdefault(ours, {})[_TORCH_LEAVES[leaf]] = jnp.array(array.T)
-    depth = sum(name.startswith("hidden_") for name in params)
-    wanted = {"time_0", "time_1", "out", *(f"hidden_{i}" for i in range(depth))}
-    if params.keys() != wanted or any(
-        layer.keys() != {"kernel", "bias"} for layer in params.values()
-    ):
-        raise CheckpointError(f"state_dict: layers {sorted(params)}, expected {sorted(wanted)}")
-    return params
+    arrays = {name: _to_numpy(name, value) for name, value in state_dict.items()}
+    modules = _modules(sum(name.startswith("layers.") for name in arrays) // 2)
+    _check_state_dict(arrays, modules)
+    return {
+        layer: {
+            ours: _to_jax(f"{module}.{theirs}", arrays[f"{module}.{theirs}"].T)
+            for ours, theirs in _LEAVES.items()
+        }
+        for layer, module in modules.items()
+    }
 
 
-def to_torch(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `from_torch`: arrays for `torch.from_numpy` and `load_state_dict`, copied.
 
     Raises CheckpointError for parameters the original network has no place for.
     """
-    modules = {ours: torch for torch, ours in _TORCH_NAMES.items()}
-    state_dict = {}
-    for layer, leaves in params.items():
-        if layer == "fourier":
-            raise CheckpointError("the original network has no Fourier features: nothing fits them")
-        module = modules.get(layer) or layer.replace("hidden_", "layers.")
-        for torch_leaf, leaf in _TORCH_LEAVES.items():
-            state_dict[f"{module}.{torch_leaf}"] = np.array(leaves[leaf]).T.copy()
+    modules = _modules(sum(layer.startswith("hidden_") for layer in params))
+    if params.keys() != modules.keys() or any(params[m].keys() != _LEAVES.keys() for m in modules):
+        raise CheckpointError(
+            f"the original network has layers {', '.join(modules)}, each of kernel and bias, and "
+            f"no place for {', '.join(params)}: encodings of x cannot leave for PyTorch"
+        )
+    state_dict = {
+        f"{module}.{theirs}": np.array(params[layer][ours]).T.copy()
+        for layer, module in modules.items()
+        for ours, theirs in _LEAVES.items()
+    }
+    _check_state_dict(state_dict, modules)
     return state_dict
+
+
+def _modules(depth: int) -> dict[str, str]:
+    """Each layer here, and the module that it is in the original network, in the latter's order."""
+    hidden = {f"hidden_{i}": f"layers.{i}" for i in range(max(depth, 1))}
+    return {"time_0": "embedding.linear1", "time_1": "embedding.linear2", **hidden, "out": "out"}
+
+
+def _check_state_dict(arrays: Mapping[str, np.ndarray], modules: Mapping[str, str]) -> None:
+    names = [f"{module}.{leaf}" for module in modules.values() for leaf in ("weight", "bias")]
+    if arrays.keys() != set(names):
+        missing = ", ".join(n for n in names if n not in arrays) or "nothing"
+        foreign = ", ".join(n for n in arrays if n not in names) or "nothing"
+        raise CheckpointError(
+            f"state_dict: not of the original network, {missing} is missing and {foreign} foreign"
+        )
+    encoding = arrays["embedding.linear1.weight"].shape[1:]
+    width, dim = (arrays[f"{module}.bias"].shape for module in ("embedding.linear1", "out"))
+    inputs = {"embedding.linear1": encoding, "layers.0": dim}
+    for module in modules.values():
+        fan_in, fan_out = inputs.get(module, width), dim if module == "out" else width
+        for leaf, shape in {"weight": fan_out + fan_in, "bias": fan_out}.items():
+            found = arrays[f"{module}.{leaf}"].shape
+            if found != shape or len(fan_in) != 1 or len(fan_out) != 1:
+                raise CheckpointError(
+                    f"state_dict: {module}.{leaf} has shape {found}, which does not fit the other "
+                    f"layers: {shape} would, of a weight [out, in] and a bias [out]"
+                )
+
+
+def _to_numpy(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"state_dict: {name} cannot be read as an array ({error}): pass "
+            "model.cpu().float().state_dict()"
+        ) from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise CheckpointError(f"state_dict: {name} holds {array.dtype}, not floating-point numbers")
+    return array
+
+
+def _to_jax(name: str, array: np.ndarray) -> Array:
+    copied = jnp.array(array)  # never a view: a tensor may be trained on, in place
+    if copied.dtype != array.dtype:
+        raise CheckpointError(
+            f"{name} is {array.dtype}, which JAX would round to {copied.dtype}: set "
+            "jax_enable_x64, or convert it first"
+        )
+    return copied
 
 
 def save_safetensors(
     path: str | Path, params: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
-    """Write parameters and the configuration, a JSON object, with the sha256 of the tensors."""
-    tensors = {name: np.array(leaf) for name, leaf in flatten_dict(dict(params), sep=".").items()}
-    metadata = {"config": json.dumps(dict(config)), "sha256": _digest(tensors)}
+    """Write parameters and the configuration, a JSON object, with the sha256 of both.
+
+    Raises ConfigError for a configuration that is not JSON, CheckpointError for names with a dot.
+    """
+    flat = flatten_dict(dict(params))
+    for path_of_leaf in flat:
+        if any("." in name for name in path_of_leaf):
+            raise CheckpointError(f"parameter {path_of_leaf}: a name must not contain a dot")
+    try:
+        text = json.dumps(dict(config), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the configuration cannot be written as JSON: {error}") from error
+    # safetensors writes the memory as it lies, in whatever order.
+    tensors = {".".join(name): np.array(leaf, order="C") for name, leaf in flat.items()}
     with files.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, {"config": text, "sha256": _digest(text, tensors)})
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and configuration as `save_safetensors` wrote them.
 
-    Raises CheckpointError when the file is missing, is not of that kind, or any bit of its tensors
-    is not what was saved.
+    Raises CheckpointError when the file is missing, is not of that kind, or any bit of what it says
+    is not what was saved, and for float64 where JAX would round it.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config, digest = json.loads(metadata["config"]), metadata["sha256"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        text, digest = metadata["config"], metadata["sha256"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: not a safetensors file of parameters with their configuration ({error})"
         ) from error
-    if digest != _digest(tensors):
-        raise CheckpointError(f"{path}: the tensors are not those that were saved: copy it again")
-    params = unflatten_dict({tuple(n.split(".")): jnp.asarray(t) for n, t in tensors.items()})
-    return params, config
+    if digest != _digest(text, tensors):
+        raise CheckpointError(f"{path}: damaged, its sha256 is another: copy it again")
+    leaves = {tuple(name.split(".")): _to_jax(name, t) for name, t in tensors.items()}
+    return unflatten_dict(leaves), json.loads(text)
 
 
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256()
+def _digest(config: str, tensors: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256(config.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        sha.update(f"\n{name} {tensor.dtype} {tensor.shape}\n".encode())
         sha.update(tensor.tobytes())
     return sha.hexdigest()
 
@@ -118,22 +177,44 @@ def export_sampler(
 ) -> bytes:
     """A whole sampler as one portable program, for any number of points, weights included.
 
-    It needs neither this library nor the network's code, only JAX: see `load_sampler`.
+    It needs neither this library nor the network's code, only JAX: see `load_sampler`, or call
+    `jax.export.deserialize(bytearray(program)).call(jax.random.key_data(key), x_T)`. Its sha256 is
+    appended, which JAX passes over.
     """
 
     def draw(key_data: Array, x_T: Array) -> Array:
-        return sample(jax.random.wrap_key_data(key_data), denoise, schedule, x_T, sampler)
+        key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+        return sample(key, denoise, schedule, x_T, sampler)
 
     (batch,) = jax.export.symbolic_shape("batch")
     key_data = jax.ShapeDtypeStruct((2,), jnp.uint32)
     x_T = jax.ShapeDtypeStruct((batch, dim), schedule.betas.dtype)
     exported = jax.export.export(jax.jit(draw), platforms=platforms)(key_data, x_T)
-    return bytes(exported.serialize())
+    program = bytes(exported.serialize())
+    return program + hashlib.sha256(program).digest()
 
 
 def load_sampler(
     program: bytes,
 ) -> Callable[[Key[Array, ""], Float[Array, "n d"]], Float[Array, "n d"]]:
-    """The sampler of `export_sampler` as a function `draw(key, x_T) -> points`."""
-    call = jax.jit(jax.export.deserialize(bytearray(program)).call)
-    return lambda key, x_T: call(jax.random.key_data(key), x_T)
+    """The sampler of `export_sampler` as a function `draw(key, x_T) -> points`.
+
+    Raises CheckpointError when a bit of the program is not what was exported. `draw` needs a key of
+    JAX's default kind and points of the sampler's dimension and dtype: else it raises ConfigError.
+    """
+    body, digest = program[:-_DIGEST_BYTES], program[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise CheckpointError("the exported sampler is damaged: copy it again, or export it again")
+    exported = jax.export.deserialize(bytearray(body))
+    call, wanted = jax.jit(exported.call), exported.in_avals[1]
+
+    def draw(key: Key[Array, ""], x_T: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        key_data = jax.random.key_data(key)
+        if key_data.shape != (2,) or x_T.shape[1:] != wanted.shape[1:] or x_T.dtype != wanted.dtype:
+            raise ConfigError(
+                f"this sampler takes a threefry key and an x_T of {wanted.str_short()}, got "
+                f"{key.dtype} and {x_T.dtype}{list(x_T.shape)}"
+            )
+        return call(key_data, x_T)
+
+    return draw

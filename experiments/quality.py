@@ -11,7 +11,6 @@ Each prints its table; --json FILE writes it. The defaults fit a small, shared m
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,140 +20,17 @@ import numpy as np
 import quality_tabular
 import tyro
 from common import load_data, load_run_data, run_main, use_devices
-from quality_fit import FEW, Fit, Row, fit, show
+from quality_fit import FEW, Row, Study, fit, mean, quick, show
+from quality_samplers import Samplers
 
-from ddpm_jax import density, diffusion, files, metrics, plotting, sampling
+from ddpm_jax import density, files, metrics, plotting
 from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.runs import Run
-from ddpm_jax.schedules import Schedule, respace
+from ddpm_jax.schedules import respace
 from ddpm_jax.toys import toy
 
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 FAST = PRESETS["fast"]
-
-
-@dataclass(frozen=True)
-class Study:
-    """What every study takes."""
-
-    json: Path | None = None
-    """Write the table to this file, too."""
-    images: Path = IMAGES
-    """Where figures go."""
-    overwrite: bool = False
-    """Replace the JSON file if it exists."""
-
-
-@dataclass(frozen=True)
-class Samplers(Study):
-    """Quality against the number of network evaluations, for every sampler."""
-
-    run: Path | None = None
-    """A trained run; without one, the toys alone."""
-    toys: tuple[str, ...] = ("checkerboard", "spirals")
-    """Toy distributions, trained on first."""
-    evaluations: tuple[int, ...] = (5, 10, 15, 20, 25, 50, 100, 250)
-    """Network evaluations a point; the ancestral samplers also take all of the schedule's."""
-    train_steps: int = 20_000
-    """Training steps on each toy."""
-    num_samples: int = 20_000
-    """Samples of a set."""
-    seeds: int = 2
-    """Independent sets of samples, averaged."""
-
-    def __call__(self) -> list[Row]:
-        """Measure every sampler at every number of evaluations on every distribution."""
-        models = {}
-        if self.run:
-            run = Run.load(self.run)
-            data = load_run_data(run)
-            models[Path(run.config.data).stem] = data, Fit(run, run.load_params(self.run)[1], 0.0)
-        for name in self.toys:
-            points = toy(name, 0)
-            models[name] = points, fit(FAST, points, self.train_steps)
-        rows = []
-        for name, (data, model) in models.items():
-            part = list(self._rows(name, data, model))
-            rows += part
-            self._figure(name, part)
-        return rows
-
-    def _rows(self, name: str, data: np.ndarray, model: Fit) -> Iterator[Row]:
-        scaler, full = model.run.scaler, model.run.config.make_schedule()
-        scaled = scaler.apply(data)
-        floors = [
-            _quick(scaled, np.random.default_rng(seed).choice(scaled, self.num_samples))
-            for seed in range(self.seeds)
-        ]
-        yield {"data": name, "sampler": "real points", "evaluations": None, **_mean(floors)}
-        denoise = functools.partial(model.run.apply(), model.params)
-        some = jnp.asarray(np.random.default_rng(0).choice(scaled, 2000), "float32")
-        for sampler_name, (sampler, change) in SAMPLERS.items():
-            everything = (full.num_steps,) if sampler_name.startswith("ddpm") else ()
-            for steps in (*self.evaluations, *everything):
-                schedule = change(denoise, respace(full, steps), some)
-                count = self.seeds * self.num_samples
-                samples = model.sample(count, sampler=sampler, schedule=schedule)
-                parts = np.split(scaler.apply(samples), self.seeds)
-                found = [_quick(scaled, part) for part in parts]
-                row = {"data": name, "sampler": sampler_name, "evaluations": steps, **_mean(found)}
-                print(row, flush=True)
-                yield row
-
-    def _figure(self, name: str, rows: list[Row]) -> None:
-        floor, *rows = rows
-        series = {
-            s: tuple(np.array(v, float) for v in zip(*points, strict=True))
-            for s in SAMPLERS
-            for points in [[(r["evaluations"], r["TV"]) for r in rows if r["sampler"] == s]]
-        }
-        plotting.curves(
-            self.images / f"samplers-{name}.png",
-            series,
-            "network evaluations a point",
-            "total variation",
-            logx=True,
-            logy=True,
-            floor=floor["TV"],
-            floor_label="real points, redrawn",
-            title=f"Few steps on {name}",
-        )
-
-
-def _as_is(denoise: diffusion.Denoise, schedule: Schedule, x0: jax.Array) -> Schedule:
-    return schedule
-
-
-def _optimal(denoise: diffusion.Denoise, schedule: Schedule, x0: jax.Array) -> Schedule:
-    best = jax.jit(functools.partial(diffusion.optimal_variances, denoise=denoise))
-    return dataclasses.replace(
-        schedule, variances=best(jax.random.key(0), schedule=schedule, x0=x0)
-    )
-
-
-SAMPLERS = {
-    "ddpm": (sampling.DDPM, _as_is),
-    "ddpm, optimal variance": (sampling.DDPM, _optimal),
-    "ddim": (sampling.DDIM, _as_is),
-    "dpmpp": (sampling.DPMPP, _as_is),
-    "sde-dpmpp": (sampling.SDE_DPMPP, _as_is),
-    "sa-solver": (sampling.SA_SOLVER, _as_is),
-}
-
-
-def _quick(real: np.ndarray, fake: np.ndarray) -> Row:
-    quick = metrics.quick(real, fake)
-    return {
-        "TV": quick["total_variation"],
-        "SW": quick["sliced_wasserstein"],
-        "off": metrics.far_fraction(real, fake),
-    }
-
-
-def _mean(rows: list[Row]) -> Row:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
 
 VARIANTS: dict[str, dict] = {
     "fast preset": {},
@@ -209,10 +85,10 @@ class Ablation(Study):
                 config = dataclasses.replace(FAST, seed=seed, **VARIANTS[name])
                 model = fit(config, data, self.train_steps)
                 scale = model.run.scaler.apply
-                quality = _quick(scale(data), scale(model.sample(self.num_samples, seed)))
+                quality = quick(scale(data), scale(model.sample(self.num_samples, seed)))
                 found.append(quality | {"train s": model.seconds})
             spread = float(np.std([row["TV"] for row in found], ddof=1)) if self.seeds > 1 else None
-            rows.append({"variant": name, **_mean(found), "TV ±": spread, "seeds": self.seeds})
+            rows.append({"variant": name, **mean(found), "TV ±": spread, "seeds": self.seeds})
             print(rows[-1], flush=True)
         return rows
 
@@ -298,9 +174,7 @@ class Density(Study):
         full = run.config.make_schedule()
         few = respace(full, self.steps)
         log_prob = jax.jit(lambda x: density.log_prob(denoise, few, x)[0])
-        bound = jax.jit(
-            lambda key, x: density.variational_bound(key, denoise, full, x), static_argnums=()
-        )
+        bound = jax.jit(lambda key, x: density.variational_bound(key, denoise, full, x))
 
         edges = np.linspace(-run.extent, run.extent, self.grid + 1)
         centres = (edges[1:] + edges[:-1]) / 2

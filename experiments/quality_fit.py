@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import BLOCK
 
-from ddpm_jax import files, sampling, training
+from ddpm_jax import files, metrics, sampling, training
 from ddpm_jax.config import Config
 from ddpm_jax.runs import Run, sampling_params
 from ddpm_jax.sampling import SA_SOLVER, Sampler
@@ -23,6 +23,19 @@ from ddpm_jax.schedules import respace
 Row = dict[str, Any]
 FEW = 25
 """Network evaluations a point, unless a study is about them."""
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every study takes."""
+
+    json: Path | None = None
+    """Write the table to this file, too."""
+    images: Path = IMAGES
+    """Where figures go."""
+    overwrite: bool = False
+    """Replace the JSON file if it exists."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,21 @@ def fit(config: Config, points: np.ndarray, steps: int = 0) -> Fit:
         state = compiled(state, jnp.asarray(number))
     params = jax.block_until_ready(sampling_params(state))
     return Fit(run, params, time.perf_counter() - began)
+
+
+def quick(real: np.ndarray, fake: np.ndarray) -> Row:
+    """Total variation, sliced W2, and the share of samples off the data."""
+    values = metrics.quick(real, fake)
+    return {
+        "TV": values["total_variation"],
+        "SW": values["sliced_wasserstein"],
+        "off": metrics.far_fraction(real, fake),
+    }
+
+
+def mean(rows: list[Row]) -> Row:
+    """The mean of each number."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def show(title: str, rows: Sequence[Row], json_file: Path | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+from tqdm import tqdm
 
 TESTS = Path(__file__).resolve().parent
 FOLDER = tempfile.TemporaryDirectory(prefix="ddpm_jax-")
@@ -145,19 +146,23 @@ def start(out: Path, **changes: Any) -> Any:
     """The experiment in directory `out`, as a new process would begin or resume it."""
     made = experiment(**changes)
     made.out, made.state, made.losses = out, made.initial, np.zeros_like(made.losses)
-    made.floor, made.bad_steps = None, 0
+    made.bad_steps, floor = 0, made.floor
     if (out / "config.json").exists():
         made.restore()
     else:
         out.mkdir(parents=True, exist_ok=True)
         made.run.save(out)
+    made.floor = made.floor or floor  # which only depends on the data, and takes its time
     return made
 
 
-def plain_pictures(patch: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Files like any other in the place of pictures, which take most of a tiny run's time."""
+def plain(patch: Callable[[Any, str, Any], None] = setattr) -> None:
+    """No progress bar, and plain files for pictures, which take most of a tiny run's time."""
+    import train
+
     from ddpm_jax import files, plotting
 
+    patch(train, "tqdm", functools.partial(tqdm, disable=True))
     for name in ("data", "schedules", "forward", "loss", "montage", "snapshot", "reverse_gif"):
         patch(plotting, name, lambda path, *_, **__: files.write_text(path, "a picture"))
 
@@ -202,7 +207,7 @@ def at_write(number: int, act: Callable[[], None]) -> Callable[[str, Path], None
 
 def kill_at_write(folder: Path, number: int) -> None:
     """Kill this process just before its n-th write."""
-    plain_pictures()
+    plain()
     kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
     before_each_write(folder, at_write(number, kill)).__enter__()
 
@@ -224,7 +229,7 @@ def at_chunk(number: int, act: Callable[[Any], None], points: int = 20) -> None:
 
         self.train_chunk = trapped_chunk
 
-    plain_pictures()
+    plain()
     train.MAX_CHUNK_POINTS = points
     train.Experiment.__init__ = trapped_init
 

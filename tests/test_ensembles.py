@@ -1,6 +1,10 @@
 """Members of an ensemble are the runs that their seeds and learning rates make alone."""
 
 import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +52,9 @@ def train_alone(run: Run, data: jax.Array) -> tuple[training.TrainState, np.ndar
 
 
 @pytest.mark.slow
-def test_each_member_is_the_run_trained_alone(base, points):
+@pytest.mark.parametrize("tables", [(), (8,)])
+def test_each_member_is_the_run_trained_alone(base, points, tables):
+    base = dataclasses.replace(base, config=dataclasses.replace(base.config, tables=tables))
     runs = [ensembles.grid(base, [seed], [rate])[0] for seed, rate in ((3, 1e-3), (4, 1e-2))]
     data = jnp.asarray(base.scaler.apply(points))
     states = ensembles.init_states(runs)
@@ -80,3 +86,24 @@ def test_members_of_other_networks_are_refused(base):
     other = dataclasses.replace(base, config=dataclasses.replace(base.config, width=8))
     with pytest.raises(ConfigError, match="width: 16 in one member, 8 now"):
         ensembles.init_states([base, other])
+
+
+@pytest.mark.slow
+def test_the_script_leaves_runs_and_a_table_with_the_spread(points, tmp_path):
+    np.save(tmp_path / "points.npy", points)
+    script = Path(__file__).parents[1] / "experiments" / "train.py"
+    out = tmp_path / "many"
+    words = ["--data", tmp_path / "points.npy", "--out", out, "--seeds", 3, "--seed", 5]
+    words += ["--epochs", 2, "--num-steps", 25, "--width", 8, "--tables", 4, "--batch-size", 10]
+    words += ["--snapshot-points", 200]
+    subprocess.run([sys.executable, script, *map(str, words)], check=True, capture_output=True)
+    table = json.loads((out / "summary.json").read_text())
+    values = [table[f"seed-{seed}"]["sliced_wasserstein"] for seed in (5, 6, 7)]
+    # Text keeps every digit of a float64; the sums differ in order at most.
+    assert table["mean"]["sliced_wasserstein"] == pytest.approx(np.mean(values), rel=1e-12)
+    spread = table["standard deviation"]["sliced_wasserstein"]
+    assert spread == pytest.approx(np.std(values, ddof=1), rel=1e-9)
+    for seed in (5, 6, 7):
+        run = Run.load(out / f"seed-{seed}")
+        assert run.config.seed == seed
+        assert run.load_params(out / f"seed-{seed}")[0] == run.total_steps == 20

@@ -74,7 +74,7 @@ def test_sa_solver_converges_at_its_order(tau, x64):
 
     orders = np.log2(errors(100) / errors(200))
     # The parabola is of third order; noise drawn between the predictions allows the variance no
-    # more than the second. Orders near their limits as steps shrink: here to a tenth, or from above.
+    # more than the second. Orders near them as steps shrink: here to a tenth, or from above.
     assert orders[0] > 2.85
     assert orders[1] > (2.85 if tau == 0 else 1.9)
 

@@ -32,7 +32,7 @@ def ends(found):
 @pytest.fixture
 def chunks_of(monkeypatch):
     """Set the number of steps of a chunk."""
-    harness.plain_pictures(monkeypatch.setattr)
+    harness.plain(monkeypatch.setattr)
     return lambda steps: monkeypatch.setattr(train, "MAX_CHUNK_POINTS", 10 * steps)
 
 
@@ -83,7 +83,7 @@ def test_chunks_cover_the_epoch_and_none_is_a_single_step(chunks_of, size):
 
 def cut(cores, chunk_points):
     """What must not matter."""
-    harness.plain_pictures()
+    harness.plain()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     train.MAX_CHUNK_POINTS = chunk_points
 
@@ -130,7 +130,7 @@ def test_a_signal_stops_it_within_a_chunk_and_the_command_it_prints_goes_on(tmp_
     )
     assert (done.status, "Traceback" in done.err) == (128 + signum, False)
     assert results(out)["steps"] == [6, 12, 16]  # two epochs, and the chunk that was under way
-    done = run(tmp_path / "2", "train", command_of(done), harness.plain_pictures)
+    done = run(tmp_path / "2", "train", command_of(done), harness.plain)
     assert done.status == 0, done.err
     found = results(out)
     assert found["steps"] == [6, 12, 16, 18, 24]
@@ -158,7 +158,7 @@ def before_state(signals):
 def in_the_figures(signals):
     from ddpm_jax import plotting
 
-    harness.plain_pictures()
+    harness.plain()
     plotting.montage = partial(send, signals)
 
 
@@ -170,7 +170,7 @@ def test_a_signal_outside_training_loses_nothing_either(tmp_path, moment):
     assert (done.status, "Traceback" in done.err) == (143, False)
     assert out.exists() == (moment is not before_data)
     argv = command_of(done) if out.exists() else arguments(out)
-    done = run(tmp_path / "2", "train", argv, harness.plain_pictures)
+    done = run(tmp_path / "2", "train", argv, harness.plain)
     assert done.status == 0, done.err
     assert results(out) == results(reference())
 
@@ -215,7 +215,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path):
 def test_what_comes_after_training_is_made_up_for(tmp_path, missing):
     out = copy(reference(), tmp_path / "run")
     (out / missing).unlink()
-    done = run(tmp_path / "log", "train", ["--resume", "--out", str(out)], harness.plain_pictures)
+    done = run(tmp_path / "log", "train", ["--resume", "--out", str(out)], harness.plain)
     assert done.status == 0, done.err
     assert results(out) == results(reference())
 
