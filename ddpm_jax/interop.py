@@ -35,7 +35,8 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
     are not the network's, and for float64 where JAX would round it.
     """
     arrays = {name: _to_numpy(name, value) for name, value in state_dict.items()}
-    modules = _modules(sum(name.startswith("layers.") for name in arrays) // 2)
+    hidden = {name.rpartition(".")[0] for name in arrays if name.startswith("layers.")}
+    modules = _modules(len(hidden))
     _check_state_dict(arrays, modules)
     return {
         layer: {

@@ -141,7 +141,7 @@ class Toys(Study):
 class Tabular(Study):
     """More dimensions: against a Gaussian mixture chosen by BIC, on held-out rows."""
 
-    train_steps: int = 6000
+    train_steps: int = 5000
     """Training steps."""
     seeds: int = 2
     """Seeds of the split, training and sampling."""

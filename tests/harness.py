@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -109,7 +110,7 @@ class Process:
 def _main(script: str, argv: list[str], logs: tuple[Path, Path], before: Any) -> None:
     for number, log in enumerate(logs, start=1):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    module = __import__(script)
+    module = importlib.import_module(script)
     sys.argv = [f"experiments/{script}.py", *argv]
     if before:
         before()

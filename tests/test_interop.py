@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,16 @@ from ddpm_jax.interop import from_torch, load_safetensors, save_safetensors, to_
 
 
 def network(**fields):
-    """A small network and its parameters."""
+    """A small network, and parameters for it that keep its layers' outputs of order 1."""
     model = models.Denoiser(width=8, **fields)
     x, t = jnp.zeros((1, model.dim)), jnp.zeros((1,), jnp.int32)
-    return model, model.init(jax.random.key(1), x, t)["params"]
+    like = jax.eval_shape(model.init, jax.random.key(1), x, t)["params"]
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[0]), leaf.dtype)
+
+    return model, jax.tree.map(draw, like)
 
 
 def assert_same_tree(ours, theirs):
@@ -51,7 +58,7 @@ def test_values_are_copied_exactly_and_weights_turned(dtype):
     for name, array in state_dict.items():
         np.testing.assert_array_equal(back[name], array, strict=True)
         back[name][:] = array[:] = 0
-    assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(params))
+    assert all(np.all(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(params))
 
 
 def test_float64_is_not_rounded_in_silence():
@@ -75,7 +82,7 @@ def with_shape(name, *shape):
         (lambda state: state.clear(), r"embedding.linear1.weight.*layers.0.weight.*is missing"),
         (with_shape("running_mean", 3), r"nothing is missing and running_mean foreign"),
         (with_shape("hidden_0.weight", 16, 2), r"nothing is missing and hidden_0.weight foreign"),
-        (with_shape("layers.3.bias", 16), r"nothing is missing and layers.3.bias foreign"),
+        (with_shape("layers.3.bias", 16), r"layers.3.weight is missing and nothing foreign"),
         (
             with_shape("layers.1.weight", 16, 17),
             r"layers.1.weight has shape \(16, 17\).*\(16, 16\)",
@@ -102,7 +109,7 @@ def test_parameters_without_a_place_in_pytorch_are_refused(fields):
         to_torch(network(**fields)[1])
 
 
-def test_tensors(monkeypatch):
+def test_tensors():
     torch = pytest.importorskip("torch")
     reference = importlib.import_module("pytorch_reference")
     model = reference.Denoiser(width=16)
@@ -129,8 +136,7 @@ def test_a_network_trained_in_pytorch_samples_as_well_in_jax():
     generator = torch.Generator().manual_seed(0)
     angles = torch.rand(2048, 1, generator=generator) * 2 * torch.pi
     ring = torch.cat([angles.cos(), angles.sin()], dim=1)
-    model, steps = reference.Denoiser(width=64), 100
-    tables = reference.linear_schedule(steps)  # too short to reach pure noise, the same for both
+    model, tables = reference.Denoiser(width=64), reference.sigmoid_schedule(100)
     reference.train(model, tables, ring, epochs=20, lr=2e-3, generator=generator)
 
     def draw_torch(model, seed):
@@ -148,18 +154,18 @@ def test_a_network_trained_in_pytorch_samples_as_well_in_jax():
 
     @jax.jit
     def draw_jax(key):
-        return sampling.sample(key, denoise, schedules.linear(steps), (2000, 2))
+        return sampling.sample(key, denoise, schedules.sigmoid(100), (2000, 2))
 
     theirs = [draw_torch(model, seed) for seed in range(1, 6)]
     ours = [np.asarray(draw_jax(jax.random.key(seed))) for seed in range(5)]
-    among = [metrics.sliced_wasserstein(a, b) for a, b in zip(theirs, theirs[1:], strict=False)]
+    among = [metrics.sliced_wasserstein(a, b) for a, b in itertools.pairwise(theirs)]
     across = [metrics.sliced_wasserstein(a, b) for a, b in zip(theirs, ours, strict=True)]
     quality = [[metrics.sliced_wasserstein(ring, x) for x in side] for side in (theirs, ours)]
     # Five seeds give a mean and its spread; four of its standard errors.
     assert np.mean(across) < np.mean(among) + 4 * np.std([*among, *across]) / np.sqrt(5)
     spread = np.std(quality, axis=1, ddof=1).max() * np.sqrt(2 / 5)
     assert abs(np.mean(quality[0]) - np.mean(quality[1])) < 4 * spread
-    assert np.mean(quality) < 0.5  # N(0, I) instead of the ring has 0.4 and more
+    assert np.mean(quality) < 0.2  # N(0, I), which is no ring at all, has 0.38
 
 
 # --- safetensors ---

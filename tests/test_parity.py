@@ -109,6 +109,7 @@ class AddedAfterReLU(models.Denoiser):
     def __call__(self, x, t):
         h = nn.relu(models.Linear(self.width, name="time_0")(models.sinusoid(t, 50, x.dtype)))
         e = models.Linear(self.width, name="time_1")(h)
+        e = jnp.expand_dims(e, range(x.ndim - e.ndim))  # one time for all points, in sampling
         for i in range(self.depth):
             x = e + nn.relu(models.Linear(self.width, name=f"hidden_{i}")(x))
         return models.Linear(self.dim, name="out")(x)

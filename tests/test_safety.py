@@ -1,0 +1,299 @@
+"""What a run refuses to read, to overwrite and to execute."""
+
+import ast
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import harness
+import jax
+import jaxtyping
+import pytest
+import train
+from common import Interrupt
+from harness import arguments, copy, reference, start
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddpm_jax import checkpoints, runs
+from ddpm_jax.errors import ConfigError, InputError
+from ddpm_jax.runs import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "learning_rate": (0, -1, 1.5, "nan", "inf"),
+        "epochs": (-1,),
+        "batch_size": (-1, 65),
+        "num_steps": (0, -5),
+        "width": (0,),
+        "depth": (0,),
+        "time_width": (0, 3),
+        "ema_decay": (-0.1, 1),
+        "sigmoid_k": (0, -1, 1000, "nan"),
+        "fourier_features": (-1,),
+        "snapshot_points": (0, 99),
+        "snapshot_steps": (-1, 21),
+        "milestones": (0, 5),
+        "tables": (1,),
+        "seed": (-1, 2**32),
+        "train_devices": (-1, 3, 99),
+    }.items(),
+)
+def test_settings_out_of_range_are_refused_before_anything_is_written(
+    tmp_path, monkeypatch, name, values
+):
+    monkeypatch.setattr(train, "use_devices", lambda count: jax.devices()[:1])
+    for value in values:
+        argv = arguments(tmp_path / "run", **{name: value})
+        monkeypatch.setattr(sys, "argv", ["train.py", *argv])
+        with pytest.raises(ConfigError, match=name.replace("_", ".")):
+            train.main()
+        assert list(tmp_path.iterdir()) == []
+
+
+# --- files of runs ---
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A directory for every example; and types are Config's business, as they are for users."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield tmp_path_factory.mktemp("scratch")
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def only_input_errors(path, read):
+    """Reading ends well, or with an error of ours that names the file."""
+    try:
+        read()
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_a_config_json_with_anything_in_it_is_read_or_refused_by_name(scratch, data):
+    """As `--resume` reads it, with one value of any depth replaced or removed."""
+    config = json.loads((reference() / "config.json").read_text())
+    inner = data.draw(st.sampled_from([config, config["config"], config["scaler"]]))
+    name = data.draw(st.sampled_from(sorted(inner)))
+    inner[name] = data.draw(values)
+    if data.draw(st.booleans()):
+        del inner[name]
+    (scratch / "config.json").write_text(json.dumps(config))
+    only_input_errors(scratch, lambda: train.parse(["--resume", "--out", str(scratch)]))
+
+
+def damaged(data, content):
+    """The content of a file with a byte changed, cut short, replaced, or a value in it replaced."""
+    kind = data.draw(st.sampled_from(["byte", "cut", "other", "value"]))
+    if kind == "other":
+        return data.draw(st.binary(max_size=50))
+    if kind == "value" and content[:1] == b"{":
+        tree = inner = json.loads(content)
+        key = data.draw(st.sampled_from(sorted(tree)))
+        while isinstance(inner[key], dict) and inner[key] and data.draw(st.booleans()):
+            inner = inner[key]
+            key = data.draw(st.sampled_from(sorted(inner)))
+        inner[key] = data.draw(values)
+        return json.dumps(tree).encode()
+    at = data.draw(st.integers(0, max(len(content) - 1, 0)))
+    byte = b"" if kind == "cut" else data.draw(st.binary(min_size=1, max_size=1))
+    return content[:at] + byte + (b"" if kind == "cut" else content[at + 1 :])
+
+
+@pytest.fixture(scope="module")
+def one_checkpoint(scratch):
+    out = copy(reference(), scratch / "run")
+    for step in (6, 12, 18):
+        shutil.rmtree(out / "checkpoints" / str(step))
+    return out
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_a_checkpoint_with_anything_in_it_is_read_or_refused_by_name(one_checkpoint, data):
+    """Half of the time SHA256SUMS are brought up to date, as if whoever did it knew of them."""
+    folder = one_checkpoint / "checkpoints" / "24"
+    path = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
+    before = {p: p.read_bytes() for p in (path, folder / "SHA256SUMS")}
+    path.write_bytes(damaged(data, before[path]))
+    if data.draw(st.booleans()):
+        (folder / "SHA256SUMS").write_bytes(checkpoints._sums(folder).encode())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            only_input_errors(
+                one_checkpoint, lambda: Run.load(one_checkpoint).load_params(one_checkpoint)
+            )
+    finally:
+        for p, content in before.items():
+            p.write_bytes(content)
+
+
+# --- what is written, and over what ---
+
+
+def test_files_are_written_under_another_name_and_renamed_or_appended_to(tmp_path):
+    """Every write of a run, pictures and all, as the interpreter's audit hook sees it."""
+    import report
+
+    def allowed(event, path):
+        unfinished = path.name.startswith(".tmp-") or path.parts[:2] == ("checkpoints", ".saving")
+        step = path.parts[0] == "checkpoints" and len(path.parts) == 2 and path.name.isdigit()
+        return {
+            "open": unfinished or str(path) == "metrics.jsonl",
+            "os.rename": unfinished or step,  # an abandoned step, out of the way
+            "os.remove": unfinished,
+            "os.rmdir": unfinished,
+            "os.mkdir": unfinished or len(path.parts) == 1,
+        }[event]
+
+    seen = []
+    with harness.before_each_write(tmp_path / "run", lambda *write: seen.append(write)):
+        experiment = start(tmp_path / "run")
+        assert experiment.train(Interrupt())
+        report.write(experiment)
+    assert [write for write in seen if not allowed(*write)] == []
+    assert {path.name.rpartition("-")[2] for event, path in seen if event == "os.rename"} >= {
+        Path(name).name for name in runs.REPORT
+    }
+    assert len(harness.rows(tmp_path / "run")) == 4
+
+
+STRANGERS = (
+    "notes.txt",
+    "summary.md",
+    "metrics.jsonl.bak",
+    "samples/mine.npy",
+    "samples/epoch_12.png",
+    "figures/mine.png",
+    "figures/old/data.png",
+    "checkpoints/best/weights",
+    "checkpoints/12.bak/weights",
+    "data/points.txt",
+)
+
+
+def contents(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def prepare(out, *more):
+    args = train.parse(arguments(out, *more))
+    train.prepare(out, harness.experiment().run, args)
+
+
+def test_overwriting_removes_a_run_and_nothing_else(tmp_path):
+    out = copy(reference(), tmp_path / "run")
+    for name in STRANGERS:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(name)
+    (out / "samples" / ".tmp-123-final.npy").touch()
+    before = contents(out)
+    with pytest.raises(InputError, match=r"holds config\.json .*--resume.*--overwrite.*--out"):
+        prepare(out)
+    assert contents(out) == before
+    prepare(out, "--overwrite")
+    assert contents(out).keys() == {*STRANGERS, "config.json", ".lock"}
+    assert all(contents(out)[name] == name.encode() for name in STRANGERS)
+
+
+def test_a_directory_of_other_things_is_no_run(tmp_path):
+    """Without config.json nothing is deleted either, unless it is asked for."""
+    for name in STRANGERS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    prepare(tmp_path)
+    assert contents(tmp_path).keys() == {*STRANGERS, "config.json"}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "samples" / "final.npy").touch()
+    with pytest.raises(InputError, match=r"holds final\.npy of an earlier run"):
+        prepare(tmp_path)
+    assert (tmp_path / "samples" / "final.npy").exists()
+
+
+# --- sources ---
+
+MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+CALLS = {"eval", "exec", "compile", "__import__"}
+MEMBERS = {
+    *(
+        ("os", name)
+        for name in ("system", "popen", "execv", "execve", "execvp", "spawnl", "spawnv")
+    ),
+    *(("subprocess", name) for name in ("getoutput", "getstatusoutput")),
+    *((module, "load") for module in (*MODULES, "yaml", "torch")),
+}
+KEYWORDS = {"shell", "allow_pickle"}
+
+
+def offences(source):
+    """The lines of a program that run code from data, or a shell."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                bad = any(name.name.split(".")[0] in MODULES for name in names)
+            case ast.ImportFrom(module=module, names=names):
+                bad = (module or "").split(".")[0] in MODULES
+                bad |= any((module, name.name) in MEMBERS for name in names)
+            case ast.Call(func=ast.Name(id=name)) if name in CALLS:
+                bad = True
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                bad = (module, name) in MEMBERS
+            case ast.keyword(arg=name, value=value) if name in KEYWORDS:
+                bad = not (isinstance(value, ast.Constant) and value.value is False)
+            case _:
+                bad = False
+        if bad:
+            found.append(f"{getattr(node, 'lineno', 0)}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import numpy, joblib",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=trusted)",
+        "eval(text)",
+        "exec(text)",
+        "os.system('ls')",
+        "from os import system",
+        "subprocess.run('ls', shell=True)",
+        "subprocess.getoutput('ls')",
+        "yaml.load(text)",
+        "torch.load(path)",
+    ],
+)
+def test_each_offence_would_be_found(source):
+    assert offences(source)
+
+
+def test_no_source_runs_code_from_data_or_a_shell():
+    sources = [
+        p for f in ("ddpm_jax", "experiments", "tests", "data") for p in (ROOT / f).rglob("*.py")
+    ]
+    assert len(sources) > 30
+    found = {str(p): offences(p.read_text(encoding="utf-8")) for p in sources}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+    print(f"{len(sources)} source files: no pickle, no eval, no shell")

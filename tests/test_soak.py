@@ -1,0 +1,97 @@
+"""Long use leaves no memory, no open files and no litter behind."""
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import harness
+import numpy as np
+import pytest
+import train
+from harness import arguments, rows, run
+
+ROUNDS, RUNS = 200, 20
+
+
+def usage(out):
+    """Resident memory in MB, open files, and files of the run beside those of whole checkpoints."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    files = [p.relative_to(out).parts for p in out.rglob("*") if p.is_file()]
+    litter = sum(not (parts[0] == "checkpoints" and parts[1].isdigit()) for parts in files)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd")), litter
+
+
+def record_each_epoch(log, out):
+    """After every row of metrics, which here is after every checkpoint, note what is in use."""
+    harness.plain()
+    append = train.runs.append_row
+
+    def recorded(directory, row):
+        append(directory, row)
+        with open(log, "a") as file:
+            file.write(json.dumps(usage(out)) + "\n")
+
+    train.runs.append_row = recorded
+
+
+def many_runs(log, out):
+    """`main` as often as is asked for, in one process: what a notebook or a sweep would do."""
+    harness.plain()
+    main, devices = train.main, train.use_devices(None)
+    train.use_devices = lambda count: devices
+
+    def mains():
+        for number in range(RUNS):
+            sys.argv[1:] = arguments(out / str(number))
+            assert main() == 0
+            with open(log, "a") as file:
+                file.write(json.dumps(usage(out / str(number))) + "\n")
+        return 0
+
+    train.main = mains
+
+
+def quarters(log):
+    """Means of the second and of the last quarter, of memory, open files and litter."""
+    table = np.array([json.loads(line) for line in log.read_text().splitlines()])
+    return np.split(table, 4)[1].mean(axis=0), np.split(table, 4)[3].mean(axis=0), len(table)
+
+
+@pytest.mark.slow
+def test_200_rounds_of_training_saving_and_sampling(tmp_path):
+    log, out = tmp_path / "usage", tmp_path / "run"
+    settings = {"epochs": ROUNDS, "snapshot_every": 1, "checkpoint_every": 1, "milestones": (1,)}
+    done = run(
+        tmp_path / "log", "train", arguments(out, **settings), partial(record_each_epoch, log, out)
+    )
+    assert done.status == 0, done.err
+    assert len(rows(out)) == ROUNDS
+    early, late, count = quarters(log)
+    assert count == ROUNDS
+    print(
+        f"{ROUNDS} rounds: {early[0]:.1f} MB, {early[1]:.1f} files open at first, then "
+        f"{late[0]:.1f} MB, {late[1]:.1f}"
+    )
+    # 100 rounds apart: an array of the network's size kept each time would be 10 % and more.
+    assert late[0] < 1.03 * early[0]
+    assert late[1] <= early[1] + 1
+    # A picture a round, and nothing else.
+    assert late[2] - early[2] == pytest.approx(ROUNDS / 2, abs=1)
+
+
+@pytest.mark.slow
+def test_20_runs_in_one_process(tmp_path):
+    log = tmp_path / "usage"
+    done = run(tmp_path / "log", "train", [], partial(many_runs, log, tmp_path / "run"))
+    assert done.status == 0, done.err
+    early, late, count = quarters(log)
+    assert count == RUNS
+    print(
+        f"{RUNS} runs: {early[0]:.1f} MB, {early[1]:.1f} files open at first, then "
+        f"{late[0]:.1f} MB, {late[1]:.1f}"
+    )
+    assert late[0] < 1.05 * early[0]
+    assert late[1] <= early[1] + 1
+    assert late[2] == early[2]
