@@ -6,6 +6,7 @@ Two runs with equal configurations and equal data end with the same bits.
 import dataclasses
 import json
 import math
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,10 +81,10 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), _HINTS[field.name])
-        for name, least in _AT_LEAST.items():
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+            if not least <= value <= most:
+                raise ConfigError(f"{name} must be from {least} to {most}, got {value}")
         if self.time_width % 2:
             raise ConfigError(f"time_width must be even (sines and cosines), got {self.time_width}")
         if not 0 < self.learning_rate <= 1:
@@ -94,8 +95,10 @@ class Config:
             raise ConfigError(f"fourier_scale must be positive, got {self.fourier_scale}")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must lie in 0..2^32-1, got {self.seed}")
-        if any(nodes < 2 for nodes in self.tables):
-            raise ConfigError(f"tables must have at least 2 nodes each, got {self.tables}")
+        if any(not 2 <= nodes <= 4096 for nodes in self.tables) or len(set(self.tables)) < len(
+            self.tables
+        ):
+            raise ConfigError(f"tables must differ and have 2 to 4096 nodes, got {self.tables}")
         if self.snapshot_steps > self.num_steps:
             raise ConfigError(
                 f"snapshot_steps must be at most num_steps = {self.num_steps}, "
@@ -123,7 +126,13 @@ class Config:
                 f"pass --batch-size {num_points} or less"
             )
         points_per_time = math.gcd(self.points_per_time, batch_size)
-        epochs = self.epochs or math.ceil(DEFAULT_STEPS / (num_points // batch_size))
+        steps_per_epoch = num_points // batch_size
+        epochs = self.epochs or math.ceil(DEFAULT_STEPS / steps_per_epoch)
+        if epochs * steps_per_epoch >= 2**31:
+            raise ConfigError(
+                f"{epochs} epochs of {steps_per_epoch} steps are more than 2^31 steps: "
+                "choose fewer --epochs or a larger --batch-size"
+            )
         tenth = math.ceil(epochs / 10)
         milestones = self.milestones or (math.ceil(epochs / 20), math.ceil(epochs / 2), epochs)
         return dataclasses.replace(
@@ -139,7 +148,8 @@ class Config:
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if not _matches(value, hint):
-        wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        wanted = f"one of {', '.join(choices)}" if choices else getattr(hint, "__name__", str(hint))
         raise ConfigError(f"{name} must be {wanted}, got {value!r}")
 
 
@@ -151,7 +161,9 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_matches(v, args[0]) for v in value)
     if hint is float:
         return (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
         )
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
@@ -160,20 +172,20 @@ def _matches(value: Any, hint: Any) -> bool:
 
 _HINTS = typing.get_type_hints(Config)
 
-_AT_LEAST = {
-    "num_steps": 1,
-    "width": 1,
-    "depth": 1,
-    "time_width": 2,
-    "fourier_features": 0,
-    "table_features": 1,
-    "points_per_time": 1,
-    "snapshot_steps": 0,
-    "epochs": 0,
-    "batch_size": 0,
-    "snapshot_every": 0,
-    "checkpoint_every": 0,
-    "snapshot_points": 100,
+_RANGES = {
+    "num_steps": (1, 10**6),
+    "width": (1, 2**14),
+    "depth": (1, 2**8),
+    "time_width": (2, 2**14),
+    "fourier_features": (0, 2**14),
+    "table_features": (1, 2**8),
+    "points_per_time": (1, 2**31 - 1),
+    "snapshot_steps": (0, 10**6),
+    "epochs": (0, 2**31 - 1),
+    "batch_size": (0, 2**31 - 1),
+    "snapshot_every": (0, 2**31 - 1),
+    "checkpoint_every": (0, 2**31 - 1),
+    "snapshot_points": (100, 10**8),
 }
 
 PRESETS = {
@@ -193,7 +205,6 @@ PRESETS = {
         snapshot_steps=0,
         snapshot_every=10,
         checkpoint_every=10,
-        milestones=(50, 500, 1000),
     ),
 }
 

@@ -92,14 +92,18 @@ def ideal_posterior(
     p(x0 = y_i | x_t) ∝ exp(-|x_t - √ᾱ_t y_i|² / (2 (1 - ᾱ_t))), by Bayes' rule from (3); the
     variance is summed over coordinates. Costs n·m kernel evaluations and as much memory.
     """
+    snr = at(schedule.snr, t)
     scaled = x_t / jnp.sqrt(at(schedule.alpha_bars, t))
-    # Offsets from x_t/√ᾱ_t, not positions: they shrink with the noise, so no digits cancel.
-    offsets = data[None, :, :] - scaled[:, None, :]
+    # Offsets from x_t/√ᾱ_t shrink with the noise, so no digits cancel; but where that lies far from
+    # the data, as in much noise, they would, and are taken from the data's edge instead.
+    center = jnp.clip(scaled, data.min(axis=0)[None], data.max(axis=0)[None])
+    offsets = data[None, :, :] - center[:, None, :]
     squares = jnp.sum(offsets**2, axis=-1)
-    weights = jax.nn.softmax(-0.5 * at(schedule.snr, t) * squares, axis=-1)
-    mean = jnp.einsum("nm,nmd->nd", weights, offsets)
+    tilts = jnp.einsum("md,nd->nm", data, snr * (scaled - center), precision="highest")
+    weights = jax.nn.softmax(tilts - 0.5 * snr * squares, axis=-1)
+    mean = jnp.einsum("nm,nmd->nd", weights, offsets, precision="highest")
     variance = jnp.sum(weights * squares, axis=-1) - jnp.sum(mean**2, axis=-1)
-    return scaled + mean, jnp.maximum(variance, 0)
+    return center + mean, jnp.maximum(variance, 0)
 
 
 def ideal_denoiser(schedule: Schedule, data: Float[Array, "m d"]) -> Denoise:

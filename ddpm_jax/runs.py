@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,14 +98,21 @@ class Run:
                 "use the version that wrote it, or train again"
             )
         dim = _field(path, values, "dim", int, lambda d: d >= 1)
+        num_points = _field(path, values, "num_points", int, lambda n: n >= 2)
+        config = configs.from_json(values.get("config"), str(path))
+        try:
+            config = config.for_points(num_points)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
         scaler = _field(path, values, "scaler", dict, lambda s: set(s) == {"shift", "scale"})
         for name in ("shift", "scale"):
             _field(path, scaler, name, list, lambda v: len(v) == dim and all(map(_is_finite, v)))
+        _field(path, scaler, "scale", list, lambda v: min(v) >= 0)
         return Run(
-            config=configs.from_json(values.get("config"), str(path)),
+            config=config,
             scaler=Scaler(tuple(map(float, scaler["shift"])), tuple(map(float, scaler["scale"]))),
             digest=_field(path, values, "digest", str, bool),
-            num_points=_field(path, values, "num_points", int, lambda n: n >= 2),
+            num_points=num_points,
             dim=dim,
             extent=float(_field(path, values, "extent", float | int, lambda x: 0 < x <= 3)),
         )
@@ -251,4 +259,5 @@ def _field(path: Path, values: dict, name: str, kind: Any, valid: Callable[[Any]
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < float("inf")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max

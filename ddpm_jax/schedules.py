@@ -63,7 +63,7 @@ class Schedule:
 
         Ho et al. 2020, equation (7).
         """
-        return self.betas * self.one_minus_alpha_bars_prev / self.one_minus_alpha_bars
+        return self.betas * (self.one_minus_alpha_bars_prev / self.one_minus_alpha_bars)
 
 
 def linear(
@@ -89,7 +89,7 @@ def sigmoid(num_steps: int = 1000, k: float = 10.0, dtype=jnp.float32) -> Schedu
     _check_num_steps(num_steps)
     if not (np.isfinite(k) and k > 0):
         raise ConfigError(f"the sigmoid schedule needs a finite k > 0, got {k}")
-    logits = k - 2 * k * np.arange(num_steps) / num_steps
+    logits = k * (1 - 2 * np.arange(num_steps) / num_steps)
     return _from_log_alpha_bars(-np.logaddexp(0, -logits), dtype=dtype)
 
 
@@ -99,17 +99,18 @@ def cosine(
     """ᾱ_t = f((t + 1) / T) / f(0), f(u) = cos²(π/2 (u + s) / (1 + s)), with β_t at most `beta_max`.
 
     Nichol & Dhariwal 2021 (arXiv 2102.09672), equation (17) and the text below it; s is `offset`.
-    Raises ConfigError unless s > 0, 0 < beta_max < 1 and T >= 1.
+    Raises ConfigError unless 0 < s < 1, 0 < beta_max < 1 and T >= 1.
     """
     _check_num_steps(num_steps)
-    if not (offset > 0 and 0 < beta_max < 1):
+    if not (0 < offset < 1 and 0 < beta_max < 1):
         raise ConfigError(
-            f"need offset > 0 and 0 < beta_max < 1, got offset={offset}, beta_max={beta_max}"
+            f"need 0 < offset < 1 and 0 < beta_max < 1, got offset={offset}, beta_max={beta_max}"
         )
-    u = np.arange(num_steps + 1) / num_steps
-    # cos(π/2) is 6e-17, not 0, so the logarithm is finite at u = 1; the cap on β then decides.
-    log_f = 2 * np.log(np.cos(np.pi / 2 * (u + offset) / (1 + offset)))
-    return from_betas(np.minimum(-np.expm1(np.diff(log_f)), beta_max), dtype=dtype)
+    # f(u) ∝ sin²φ with φ = π/2 (1 - u) / (1 + s), and sin²φ - sin²ψ = sin(φ - ψ) sin(φ + ψ).
+    step = np.pi / 2 / (1 + offset) / num_steps
+    phi = step * np.arange(num_steps, 0, -1)
+    betas = np.sin(step) * np.sin(2 * phi - step) / np.sin(phi) ** 2
+    return from_betas(np.minimum(betas, beta_max), dtype=dtype)
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -141,7 +142,10 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "power") -> Sched
     total = schedule.num_steps
     if not 1 <= num_steps <= total:
         raise ConfigError(f"steps must be from 1 to the schedule's {total}, got {num_steps}")
-    log_alpha_bars = np.cumsum(np.log1p(-np.asarray(schedule.betas, np.float64)))
+    betas, alphas = np.asarray(schedule.betas, float), np.asarray(schedule.alphas, float)
+    # Of β and α = 1 - β the smaller has kept more digits of both.
+    log_alphas = np.where(betas < 0.5, np.log1p(-np.minimum(betas, 0.5)), np.log(alphas))
+    log_alpha_bars = np.cumsum(log_alphas)
     if spacing == "power":
         share = np.arange(1, num_steps + 1) / num_steps
         rows = _distinct(np.ceil(total * share**SPACING_POWER) - 1, total)
@@ -177,13 +181,12 @@ def _from_log_alpha_bars(log_alpha_bars: np.ndarray, dtype, t=None) -> Schedule:
         "variances": np.where(previous < 0, betas, 0),
     }
     leaves = {name: leaf.astype(dtype) for name, leaf in leaves.items()}
-    smallest = np.finfo(dtype).tiny
-    for name in ("betas", "alpha_bars", "one_minus_alpha_bars"):
-        bad = ~((leaves[name] >= smallest) & (leaves[name] <= 1)) | (leaves["betas"] >= 1)
+    for name in ("betas", "alphas", "alpha_bars", "one_minus_alpha_bars"):
+        bad = ~(leaves[name] >= jnp.finfo(dtype).tiny)
         if bad.any():
             raise ConfigError(
-                f"the schedule's {name} leave (0, 1) in {np.dtype(dtype).name} at t = "
-                f"{bad.argmax()}: choose a gentler one (smaller k, smaller beta, fewer steps)"
+                f"the schedule's {name} underflow in {np.dtype(dtype).name} at t = {bad.argmax()}: "
+                "bring k, the betas or the number of steps nearer to their defaults"
             )
     t = np.arange(len(log_alpha_bars)) if t is None else t
     return Schedule(

@@ -113,7 +113,7 @@ def test_bad_input_is_one_line_that_names_the_remedy(tmp_path):
         ("--data", tmp_path / "none.txt"): ("none.txt",),
         ("--data", "moons", "--learning-rate", -1): ("learning_rate",),
         ("--data", "moons", "--batch-size", 10**6): ("--batch-size",),
-        ("--data", "moons", "--sigmoid-k", 1000): ("schedule", "smaller k"),
+        ("--data", "moons", "--sigmoid-k", 1000): ("schedule", "bring k"),
     }.items():
         done = run("train.py", *arguments, "--out", tmp_path / "run")
         assert done.returncode == 2, arguments

@@ -314,6 +314,7 @@ def test_a_donated_state_is_used_up():
     assert_same_bits(result, epoch(initial(), DATA, ROWS))
 
 
+@pytest.mark.slow
 def test_loss_falls_to_the_floor_and_no_lower(key):
     data = jnp.asarray(DATA[:6])
     floor, floor_error = diffusion.ideal_loss(key, SCHEDULE, data, rounds=200)
