@@ -171,7 +171,7 @@ def memory(devices: list) -> dict[str, list]:
             return sampling.sample(key, denoise, schedule, (10_000, 2))
 
         analysis = jax.jit(draw).lower(jax.random.key(0)).compile().memory_analysis()
-        bytes_.append(int(analysis.temp_size_in_bytes))
+        bytes_.append(int(analysis.temp_size_in_bytes) if analysis else 0)
     return {"steps": sizes, "bytes for 10,000 samples": bytes_}
 
 

@@ -13,7 +13,7 @@ from ddpm_jax import diffusion, files, metrics, plotting, runs, sampling
 from ddpm_jax.schedules import SCHEDULES
 
 if TYPE_CHECKING:
-    from train import Experiment
+    from loop import Experiment
 
 FORWARD_STEPS = (0, 5, 10, 50, 100, 250, 500)
 FORWARD_POINTS = 20_000

@@ -7,40 +7,24 @@ python experiments/train.py --preset reference      the original experiment
 Several processes, all with the same command and --distributed, train one model: docs/scaling.md.
 """
 
-import functools
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import jax
-import numpy as np
 import tyro
-from common import (
-    BLOCK,
-    Interrupt,
-    Stopped,
-    interruptible,
-    load_data,
-    parse_args,
-    run_main,
-    use_devices,
-)
-from tqdm import tqdm
+from common import Stopped, interruptible, load_data, parse_args, run_main, use_devices
+from loop import Experiment
 
-from ddpm_jax import checkpoints, diffusion, files, parallel, runs, sampling, schedules, training
+from ddpm_jax import parallel, runs
 from ddpm_jax.config import PRESETS, Config
-from ddpm_jax.errors import CheckpointError, ConfigError, InputError
+from ddpm_jax.errors import ConfigError, InputError
 from ddpm_jax.runs import Run
 
-MAX_BAD_STEPS = 5
-MAX_CHUNK_POINTS = 2**20
 ALONE = parallel.Processes()
 
 
@@ -102,204 +86,6 @@ def prepare(out: Path, run: Run, args: Args) -> None:
         for path in own:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         run.save(out)
-
-
-class Experiment:
-    """One run: its data and compiled functions, and the state that training carries forward."""
-
-    def __init__(
-        self, run: Run, out: Path, points: np.ndarray, devices: list, mesh: jax.sharding.Mesh
-    ) -> None:
-        self.run, self.out, self.config, self.mesh = run, out, run.config, mesh
-        self.shared_data = parallel.replicate(mesh, run.scaler.apply(points))
-        self.data = parallel.local(self.shared_data)
-        self.steps_per_epoch = run.steps_per_epoch
-        self.keys = run.keys()
-        self.schedule = run.config.make_schedule()
-        self.apply = run.apply()
-        self.draw = sampling.make_block_sampler(
-            self.apply, self.schedule, (BLOCK, run.dim), devices=devices
-        )
-        self.draw_snapshot = self.draw
-        if run.config.snapshot_steps:
-            few = schedules.respace(self.schedule, run.config.snapshot_steps)
-            self.draw_snapshot = sampling.make_block_sampler(
-                self.apply, few, (BLOCK, run.dim), sampling.SDE_DPMPP, devices
-            )
-        self.floor: float | None = None
-        self.seconds: dict[str, float] = {}
-        self.bad_steps = 0
-
-        optimizer = run.optimizer()
-        self.state = parallel.replicate(mesh, run.init_state(self.keys["init"]))
-        self.losses = np.zeros(self.steps_per_epoch, np.float32)
-        everywhere = parallel.sharding(mesh)
-        shared = parallel.sharding(mesh, None, "data")
-
-        def order(epoch: jax.Array) -> jax.Array:
-            key, batch_size = self.keys["order"], run.config.batch_size
-            return training.epoch_order(key, epoch, run.num_points, batch_size)
-
-        self.order = jax.jit(order, in_shardings=everywhere, out_shardings=shared)
-
-        def train_chunk(state: training.TrainState, data: jax.Array, rows: jax.Array) -> Any:
-            return training.train_epoch(
-                self.keys["noise"],
-                self.apply,
-                optimizer,
-                self.schedule,
-                state,
-                data,
-                rows,
-                stratified=run.config.stratified,
-                points_per_time=run.config.points_per_time,
-                ema_decay=run.config.ema_decay or None,
-            )
-
-        self.train_chunk = jax.jit(
-            train_chunk,
-            in_shardings=(everywhere, everywhere, shared),
-            out_shardings=everywhere,
-        )
-
-    @property
-    def step(self) -> int:
-        return int(self.state.step)
-
-    def params(self) -> training.Params:
-        """The parameters to sample from, on one device of this process."""
-        return parallel.local(runs.sampling_params(self.state))
-
-    def samples(self, count: int, draw: Any = None) -> np.ndarray:
-        """Scaled samples [count, D]: always from the same x_T and noise, so that epochs compare."""
-        params, key = self.params(), self.keys["sample"]
-        blocks = (draw or self.draw)(params, key, 0, -(-count // BLOCK))
-        return np.asarray(blocks).reshape(-1, self.run.dim)[:count]
-
-    def checkpoint(self) -> None:
-        # No loss is negative: -1 stands for the NaN of a skipped step, which no checkpoint takes.
-        state = {"train": self.state, "losses": np.nan_to_num(self.losses, nan=-1.0)}
-        checkpoints.save(self.out / "checkpoints", self.step, state)
-
-    def restore(self) -> None:
-        """Go back to the newest whole checkpoint, if there is one, and cut the metrics to it."""
-        if checkpoints.steps(self.out / "checkpoints"):
-            like = {"train": parallel.local(self.state), "losses": self.losses}
-            _, state, _ = checkpoints.restore(self.out / "checkpoints", like)
-            self.state = parallel.replicate(self.mesh, state["train"])
-            losses = np.array(state["losses"])
-            self.losses = np.where(losses < 0, np.nan, losses).astype(np.float32)
-        if parallel.is_first():
-            rows = runs.keep_rows(self.out, self.step // self.steps_per_epoch)
-            self.floor = rows[0].get("floor") if rows else None
-
-    def train(self, interrupt: Interrupt) -> bool:
-        """Train to the end; False if a signal stopped it, with everything saved."""
-        epochs = self.config.epochs
-        first = self.step // self.steps_per_epoch
-        hidden = not parallel.is_first()
-        with tqdm(
-            total=epochs, initial=first, unit="epoch", dynamic_ncols=True, disable=hidden
-        ) as bar:
-            for epoch in range(first, epochs):
-                began = time.perf_counter()
-                with self.timed("training"):
-                    whole = self.train_one_epoch(epoch, interrupt)
-                if not whole:
-                    self.checkpoint()
-                    return False
-                if parallel.is_first():
-                    row = self.record(epoch + 1, time.perf_counter() - began)
-                    loss, floor = row["loss"] or np.nan, row["floor"]
-                    bar.set_postfix_str(f"loss {loss:.4f}, ideal {floor:.4f}")
-                    bar.update()
-                    if self.due(epoch + 1, self.config.snapshot_every):
-                        with self.timed("pictures"):
-                            self.snapshot(epoch + 1)
-                if self.due(epoch + 1, self.config.checkpoint_every):
-                    with self.timed("checkpoints"):
-                        self.checkpoint()
-        return True
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the block's seconds to those of a part of the run."""
-        began = time.perf_counter()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
-
-    def due(self, epoch: int, every: int) -> bool:
-        return epoch in (1, self.config.epochs, *self.config.milestones) or epoch % every == 0
-
-    def chunks(self, begin: int) -> Iterator[tuple[int, int]]:
-        """Bounds of the chunks from step `begin` of an epoch to its end.
-
-        None has one step, unless the epoch has: XLA takes such a loop apart, and rounds differently.
-        """
-        size = max(MAX_CHUNK_POINTS // self.config.batch_size, 2)
-        bounds = [*range(begin, self.steps_per_epoch, size), self.steps_per_epoch]
-        if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
-            del bounds[-2]
-        return pairwise(bounds)
-
-    def train_one_epoch(self, epoch: int, interrupt: Interrupt) -> bool:
-        """Run what is left of the epoch in chunks; False if a signal came before its end."""
-        rows = self.order(epoch)
-        for start, end in self.chunks(self.step - epoch * self.steps_per_epoch):
-            interrupt.signum = parallel.greatest(interrupt.signum or 0) or None
-            if interrupt:
-                return False
-            part = rows[start:end]
-            self.state, losses = self.train_chunk(self.state, self.shared_data, part)
-            self.losses[start:end] = losses
-            self.halt_if_diverged(np.asarray(losses), epoch)
-        return True
-
-    def halt_if_diverged(self, losses: np.ndarray, epoch: int) -> None:
-        """Save, and raise InputError, once a few steps in a row were skipped as not finite."""
-        for bad in np.isnan(losses).tolist():
-            self.bad_steps = self.bad_steps + 1 if bad else 0
-            if self.bad_steps < MAX_BAD_STEPS:
-                continue
-            with suppress(CheckpointError):  # as parameters may not be finite either
-                self.checkpoint()
-            raise InputError(
-                f"training diverged in epoch {epoch + 1}: the loss or its gradient was not finite "
-                f"in {MAX_BAD_STEPS} steps in a row, which were skipped. The checkpoints in "
-                f"{self.out} are good. Try a smaller --learning-rate "
-                f"(now {self.config.learning_rate:g})"
-            )
-
-    def record(self, epoch: int, seconds: float) -> dict[str, Any]:
-        """Append the epoch's row to metrics.jsonl; no loss where every step was skipped."""
-        if self.floor is None:
-            rounds = int(np.clip(8e8 / (self.run.num_points * self.config.num_steps), 1, 64)) + 1
-            ideal = jax.jit(functools.partial(diffusion.ideal_loss, rounds=rounds))
-            self.floor = float(ideal(self.keys["floor"], self.schedule, self.data)[0])
-        kept = self.losses[~np.isnan(self.losses)]
-        loss = float(kept.mean(dtype=np.float64)) if kept.size else None
-        row = {
-            "epoch": epoch,
-            "step": self.step,
-            "loss": loss,
-            "floor": self.floor,
-            "excess": None if loss is None else loss - self.floor,
-            "skipped": len(self.losses) - len(kept),
-            "seconds": round(seconds, 4),
-        }
-        runs.append_row(self.out, row)
-        return row
-
-    def snapshot(self, epoch: int) -> None:
-        """Draw the epoch's samples, and keep them where they will be measured."""
-        from ddpm_jax import plotting
-
-        samples = self.samples(self.config.snapshot_points, self.draw_snapshot)
-        name = self.out / "samples" / f"epoch_{epoch:04d}.png"
-        plotting.snapshot(name, samples, plotting.limits(np.asarray(self.data)), f"epoch {epoch}")
-        if epoch in self.config.milestones:
-            with files.replacing(name.with_suffix(".npy")) as temporary:
-                np.save(temporary, self.run.scaler.invert(samples))
 
 
 def resume_command() -> str:

@@ -215,6 +215,7 @@ def kill_at_write(folder: Path, number: int) -> None:
 
 def at_chunk(number: int, act: Callable[[Any], None], points: int = 20) -> None:
     """Act on the experiment just before its n-th chunk, counted from 1, of chunks of two steps."""
+    import loop
     import train
 
     init = train.Experiment.__init__
@@ -231,7 +232,7 @@ def at_chunk(number: int, act: Callable[[Any], None], points: int = 20) -> None:
         self.train_chunk = trapped_chunk
 
     plain()
-    train.MAX_CHUNK_POINTS = points
+    loop.MAX_CHUNK_POINTS = points
     train.Experiment.__init__ = trapped_init
 
 

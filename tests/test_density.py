@@ -160,10 +160,11 @@ def test_bound_of_a_gaussian_is_above_its_own_chain_and_tight(key):
         assert bound.shape == (20_000,)
         error = bound.std() / np.sqrt(20_000)
         gaps.append(float(bound.mean() - chain_nll(schedule, data_variance, 0.7)))
-        # A step h = 20/T in the log of signal to noise costs (e^h - 1 - h) / 2 too much wherever the
-        # noise is below the data's scale, which is in half of the steps: 50/T.
-        assert -5 * error < gaps[-1] < 50 / num_steps
-        assert error < 0.1 * gaps[-1]  # which must not hide how fast the gap falls
+        # A step h = 20/T in the log of signal to noise costs (e^h - 1 - h) / 2 too much wherever
+        # the noise is below the data's scale, which is in half of the steps: about 50/T.
+        h = 20 / num_steps
+        assert -5 * error < gaps[-1] < num_steps / 2 * (np.expm1(h) - h) / 2
+        assert error < 0.2 * gaps[-1]  # which must not hide how fast the gap falls
     for coarse, fine in itertools.pairwise(gaps):
         assert 1.5 < coarse / fine < 3  # h is 0.4 at first: e^h - 1 - h still feels h³
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import harness
+import loop
 import numpy as np
 import pytest
 import train
@@ -33,7 +34,7 @@ def ends(found):
 def chunks_of(monkeypatch):
     """Set the number of steps of a chunk."""
     harness.plain(monkeypatch.setattr)
-    return lambda steps: monkeypatch.setattr(train, "MAX_CHUNK_POINTS", 10 * steps)
+    return lambda steps: monkeypatch.setattr(loop, "MAX_CHUNK_POINTS", 10 * steps)
 
 
 def train_for(experiment, chunks):
@@ -85,7 +86,7 @@ def cut(cores, chunk_points):
     """What must not matter."""
     harness.plain()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    train.MAX_CHUNK_POINTS = chunk_points
+    loop.MAX_CHUNK_POINTS = chunk_points
 
 
 @pytest.mark.slow
