@@ -34,7 +34,7 @@ class Args:
     """Write the table to this file, too."""
     num_samples: int = 20_000
     """How many samples to draw and measure."""
-    sampler: Literal["ddpm", "ddim", "dpmpp", "sde-dpmpp"] = "ddpm"
+    sampler: Literal["ddpm", "ddim", "dpmpp", "sde-dpmpp", "sa-solver"] = "ddpm"
     """How to solve the reverse process."""
     steps: int | None = None
     """Network evaluations a point; by default all of the schedule's."""
