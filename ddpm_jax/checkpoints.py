@@ -35,6 +35,7 @@ from ddpm_jax.errors import CheckpointError, ConfigError
 # Every later format must keep SHA256SUMS: a version number is believed only in verified files.
 FORMAT = 1
 
+_LEAF_FIELDS = {"dtype", "shape", "sha256"}
 _SUMS = "SHA256SUMS"
 _SCRATCH = ".saving"
 _OVERHEAD = 2**17  # bytes of a checkpoint beside its arrays, amply
@@ -126,11 +127,14 @@ def _read(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     _verify_files(folder)
     with _orbax_reads(folder):
         record: Any = ocp.metadata(str(folder)).custom_metadata
-    if record["format"] != FORMAT:
+    version = record.get("format") if isinstance(record, dict) else None
+    if version != FORMAT:
         raise CheckpointError(
-            f"{folder}: format version {record['format']}, but this program reads {FORMAT} only: "
+            f"{folder}: format version {version}, but this program reads {FORMAT} only: "
             "restore it with the version of ddpm_jax that wrote it"
         )
+    if not _is_record(record):
+        raise _DamageError(f"{folder}: its metadata are not those of a checkpoint")
     _verify_match(folder, record["leaves"], like)
     with _orbax_reads(folder):
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
@@ -139,6 +143,16 @@ def _read(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         if _digest(leaf) != record["leaves"][name]["sha256"]:
             raise _DamageError(f"{folder}: leaf {name} is not what was saved")
     return jax.tree.map(_place, host, like), record["metadata"]
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether the metadata of a step have the fields that `save` writes."""
+    leaves = record.get("leaves")
+    return (
+        isinstance(record.get("metadata"), dict)
+        and isinstance(leaves, dict)
+        and all(isinstance(v, dict) and v.keys() == _LEAF_FIELDS for v in leaves.values())
+    )
 
 
 def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:

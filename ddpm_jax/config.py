@@ -111,14 +111,21 @@ class Config:
     def make_schedule(self) -> Schedule:
         """The noise schedule the settings describe; ConfigError if it cannot be represented."""
         extra = {"k": self.sigmoid_k} if self.schedule == "sigmoid" else {}
-        return SCHEDULES[self.schedule](self.num_steps, **extra)
+        try:
+            return SCHEDULES[self.schedule](self.num_steps, **extra)
+        except ConfigError as error:
+            settings = {"num_steps": self.num_steps} | {f"sigmoid_{n}": v for n, v in extra.items()}
+            given = ", ".join(f"{name} = {value}" for name, value in settings.items())
+            raise ConfigError(f"schedule {self.schedule} with {given}: {error}") from None
 
-    def for_points(self, num_points: int) -> "Config":
+    def for_points(self, num_points: int, check_schedule: bool = True) -> "Config":
         """The same with every default that depends on the data filled in.
 
-        Raises ConfigError where a batch is larger than the data, and for an impossible schedule.
+        Raises ConfigError where a batch is larger than the data, and for an impossible schedule;
+        that check makes the schedule, so it uses JAX, whose devices must be chosen by then.
         """
-        self.make_schedule()
+        if check_schedule:
+            self.make_schedule()
         batch_size = self.batch_size or min(256, num_points)
         if batch_size > num_points:
             raise ConfigError(

@@ -218,7 +218,7 @@ def test_overwriting_removes_a_run_and_nothing_else(tmp_path):
 def test_a_directory_of_other_things_is_no_run(tmp_path):
     """Without config.json nothing is deleted either, unless it is asked for."""
     for name in STRANGERS:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     prepare(tmp_path)
     assert contents(tmp_path).keys() == {*STRANGERS, "config.json"}
