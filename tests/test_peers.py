@@ -22,6 +22,9 @@ with warnings.catch_warnings():
     DDPMScheduler, DDIMScheduler = diffusers.DDPMScheduler, diffusers.DDIMScheduler
     DPMSolver = diffusers.DPMSolverMultistepScheduler
 
+# diffusers computes its timesteps from a NumPy array of one element, which NumPy 2.4 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 torch.set_num_threads(1)  # pytest-xdist already uses every core
 POINTS, STEPS = (8, 2), 1000
 MATRIX = np.array([[0.5, 0.2], [-0.1, 0.6]])
@@ -128,7 +131,7 @@ def test_ddim(eta, schedule):
     scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
     with_our_tables(scheduler, schedule).set_timesteps(50)
     x_T, noises = draws(50)
-    ours = our_path(schedules.respace(schedule, 50), ddim(eta), x_T, noises)
+    ours = our_path(schedules.respace(schedule, 50, "time"), ddim(eta), x_T, noises)
     assert_same_path(ours, their_path(scheduler, x_T, noises, eta=eta), IN_FLOAT64)
 
 
@@ -143,7 +146,7 @@ def test_dpm_solver(sampler, algorithm, final, num_steps, schedule):
     scheduler = DPMSolver(algorithm_type=algorithm, **options)
     with_our_tables(scheduler, schedule).set_timesteps(num_steps)
     x_T, noises = draws(num_steps)
-    ours = our_path(schedules.respace(schedule, num_steps), sampler, x_T, noises)
+    ours = our_path(schedules.respace(schedule, num_steps, "time"), sampler, x_T, noises)
     theirs = their_path(scheduler, x_T, noises, dtype=torch.float32)
     # It computes in float32, whose unit 1e-7 the first x̂0 multiplies by 1/√ᾱ_T = 160.
     assert_same_path(ours, theirs, 1e-4)
@@ -154,7 +157,7 @@ def test_few_steps_are_trailing_ones(num_steps, schedule):
     scheduler = DPMSolver(timestep_spacing="trailing")
     scheduler.set_timesteps(num_steps)
     theirs = scheduler.timesteps.numpy()[::-1]
-    ours = np.asarray(schedules.respace(schedule, num_steps).t)
+    ours = np.asarray(schedules.respace(schedule, num_steps, "time").t)
     assert ours[-1] == theirs[-1] == STEPS - 1
     # Where T is not a multiple, it rounds to the nearest, and we round up.
     assert np.abs(ours - theirs).max() <= (0 if STEPS % num_steps == 0 else 1)
