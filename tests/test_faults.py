@@ -78,8 +78,10 @@ def test_kills_at_many_writes(tmp_path):
     while done.status == KILLED:
         killed += 1
         assert rows(out) if (out / "metrics.jsonl").exists() else True
+        begun = (out / "config.json").exists()
+        argv = ["--resume", "--out", str(out)] if begun else arguments(out)
         trap = partial(kill_at_write, out, 3 + 3 * killed)
-        done = run(tmp_path / "log", "train", ["--resume", "--out", str(out)], trap)
+        done = run(tmp_path / "log", "train", argv, trap)
     assert done.status == 0, done.err
     assert results(out) == results(reference())
     print(f"killed at {killed} chosen writes, one run after the other: the same bits in the end")

@@ -32,6 +32,7 @@ import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 sys.path.insert(0, sys.argv[1])
 import train
+from common import Interrupt
 from ddpm_jax import parallel
 from ddpm_jax.config import Config
 from ddpm_jax.runs import Run
@@ -43,7 +44,7 @@ for count in (1, 2, 4):
     mesh = parallel.training_mesh(64, count)
     experiment = train.Experiment(run, None, points, jax.devices(), mesh)
     for epoch in range(4):
-        assert experiment.train_one_epoch(epoch, train.Interrupt())
+        assert experiment.train_one_epoch(epoch, Interrupt())
     assert len(experiment.state.params["out"]["bias"].devices()) == count
     states.append(experiment.state)
 reference = jax.tree.leaves_with_path(states[0].params)
