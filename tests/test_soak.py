@@ -79,7 +79,7 @@ def test_200_rounds_of_training_saving_and_sampling(tmp_path):
         f"{ROUNDS} rounds: {early[0]:.1f} MB, {early[1]:.1f} files open at first, then "
         f"{late[0]:.1f} MB, {late[1]:.1f}"
     )
-    # The quarters are 100 rounds apart: 3 % of 500 MB would be 150 kB a round, a leak of one picture.
+    # The quarters are 100 rounds apart: 3 % of 400 MB is 120 kB a round, less than one picture.
     assert late[0] < 1.03 * early[0]
     assert late[1] <= early[1] + 1
     # A picture a round, and nothing else.
