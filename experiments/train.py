@@ -72,14 +72,15 @@ def parse(argv: list[str]) -> Args:
 def prepare(out: Path, run: Run, args: Args) -> None:
     """Make the directory the run's own, or refuse it as it is."""
     own = runs.own_files(out)
+    kept = [path for path in own if not path.name.startswith(".tmp-")]  # killed while it began
     if args.resume:
         Run.load(out).refuse_other(run, out)
         for path in own:
             if path.name.startswith(".tmp-"):  # of a process that was killed
                 path.unlink()
-    elif own and not args.overwrite:
+    elif kept and not args.overwrite:
         raise InputError(
-            f"{out} holds {own[0].name} of an earlier run: pass --resume to go on with that run, "
+            f"{out} holds {kept[0].name} of an earlier run: pass --resume to go on with that run, "
             "--overwrite to replace it, or another --out"
         )
     else:
