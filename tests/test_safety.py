@@ -119,10 +119,12 @@ def damaged(data, content):
 
 @pytest.fixture(scope="module")
 def one_checkpoint(scratch):
+    """A run with one checkpoint, and the content of the checkpoint's files."""
     out = copy(reference(), scratch / "run")
     for step in (6, 12, 18):
         shutil.rmtree(out / "checkpoints" / str(step))
-    return out
+    folder = out / "checkpoints" / "24"
+    return out, {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # Where a read is refused, Orbax leaves tasks behind whose event loop is closed; only they complain.
@@ -132,21 +134,21 @@ def one_checkpoint(scratch):
 @given(data=st.data())
 def test_a_checkpoint_with_anything_in_it_is_read_or_refused_by_name(one_checkpoint, data):
     """Half of the time SHA256SUMS are brought up to date, as if whoever did it knew of them."""
-    folder = one_checkpoint / "checkpoints" / "24"
-    path = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
-    before = {p: p.read_bytes() for p in (path, folder / "SHA256SUMS")}
-    path.write_bytes(damaged(data, before[path]))
-    if data.draw(st.booleans()):
+    out, files = one_checkpoint
+    path = data.draw(st.sampled_from(list(files)))
+    content, up_to_date = damaged(data, files[path]), data.draw(st.booleans())
+    # Nothing is drawn from here on: an example that ends while drawing must leave no damage behind.
+    path.write_bytes(content)
+    if up_to_date:
+        folder = out / "checkpoints" / "24"
         (folder / "SHA256SUMS").write_bytes(checkpoints._sums(folder).encode())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            only_input_errors(
-                one_checkpoint, lambda: Run.load(one_checkpoint).load_params(one_checkpoint)
-            )
+            only_input_errors(out, lambda: Run.load(out).load_params(out))
     finally:
-        for p, content in before.items():
-            p.write_bytes(content)
+        for p, whole in files.items():
+            p.write_bytes(whole)
 
 
 # --- what is written, and over what ---
