@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
+
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import SCHEDULES, Schedule
 
@@ -118,14 +120,13 @@ class Config:
             given = ", ".join(f"{name} = {value}" for name, value in settings.items())
             raise ConfigError(f"schedule {self.schedule} with {given}: {error}") from None
 
-    def for_points(self, num_points: int, check_schedule: bool = True) -> "Config":
+    def for_points(self, num_points: int) -> "Config":
         """The same with every default that depends on the data filled in.
 
-        Raises ConfigError where a batch is larger than the data, and for an impossible schedule;
-        that check makes the schedule, so it uses JAX, whose devices must be chosen by then.
+        Raises ConfigError where a batch is larger than the data, and for an impossible schedule.
         """
-        if check_schedule:
-            self.make_schedule()
+        # Checks the schedule, and leaves the choice of devices open.
+        jax.eval_shape(lambda: self.make_schedule().betas)
         batch_size = self.batch_size or min(256, num_points)
         if batch_size > num_points:
             raise ConfigError(

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Num
 
 from ddpm_jax.errors import ConfigError, DataError
+from ddpm_jax.mapped import MappedPoints, Points, blocks
 from ddpm_jax.toys import TOYS, toy
 
 LIMIT = 1e30
@@ -74,22 +75,24 @@ def open_shards(directory: str | Path) -> list[Num[np.ndarray, "_ d"]]:
     return _map_all(Path(directory), _shards(Path(directory)), sys.maxsize)
 
 
-def points(data: str, *, seed: int = 0, n: int = 50_000) -> Float64[np.ndarray, "n d"]:
+def points(data: str, *, seed: int = 0, n: int = 50_000) -> Points:
     """Points by the name of a toy distribution, or else from a file (`./dino` is a file).
 
-    `seed` and `n` matter to toy distributions only. Raises what `toy` and `load_points` raise.
+    Those of a directory stay on disk: see `MappedPoints`. `seed` and `n` matter to toy
+    distributions only. Raises what `toy`, `load_points` and `open_shards` raise.
     """
     if data in TOYS:
         return toy(data, seed, n=n)
     if not os.path.exists(data):
         raise DataError(f"{data!r}: neither a file nor one of the toys {', '.join(TOYS)}.")
-    return load_points(data)
+    return MappedPoints(open_shards(data)) if os.path.isdir(data) else load_points(data)
 
 
-def digest(points: Float64[np.ndarray, "n d"]) -> str:
+def digest(points: Points) -> str:
     """SHA-256 of the shape and the values, by which a run can tell that its data changed."""
     sha = hashlib.sha256(repr(points.shape).encode())
-    sha.update(np.ascontiguousarray(points, dtype="<f8").data)
+    for block in blocks(points):
+        sha.update(np.ascontiguousarray(block, dtype="<f8").data)
     return sha.hexdigest()
 
 
@@ -109,19 +112,27 @@ class Scaler:
             )
 
     @classmethod
-    def fit(cls, points: Float64[np.ndarray, "n d"]) -> "Scaler":
+    def fit(cls, points: Points) -> "Scaler":
         """The identity for points in [-1, 1] of std ≥ 0.1; else shift = mean, scale = 2 std.
 
         Scaled data then have std 0.5, about that of data which fill [-1, 1]. A constant column
         gets scale 0: it becomes 0, and comes back exactly.
         """
-        low, spread = points.min(axis=0), np.ptp(points, axis=0)
-        # In units of the range no square overflows or underflows, and no large offset cancels.
-        unit = (points - low) / np.where(spread > 0, spread, 1)
-        std = unit.std(axis=0) * spread
-        if np.abs(points).max() <= 1 and std.min() >= 0.1:
+        low = np.min([block.min(axis=0) for block in blocks(points)], axis=0)
+        high = np.max([block.max(axis=0) for block in blocks(points)], axis=0)
+        spread = high - low
+        divisor = np.where(spread > 0, spread, 1)
+
+        def mean(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            # In units of the range no square overflows or underflows, and no large offset cancels.
+            parts = [of((block - low) / divisor).sum(axis=0) for block in blocks(points)]
+            return np.sum(parts, axis=0) / len(points)
+
+        centre = mean(lambda unit: unit)
+        std = np.sqrt(mean(lambda unit: (unit - centre) ** 2)) * spread
+        if np.abs([low, high]).max() <= 1 and std.min() >= 0.1:
             return cls((0.0,) * points.shape[1], (1.0,) * points.shape[1])
-        shift = low + unit.mean(axis=0) * spread
+        shift = low + centre * spread
         return cls(tuple(shift.tolist()), tuple((2 * std).tolist()))
 
     @property
@@ -222,10 +233,12 @@ def _parse_slowly(
 
 
 def _first_bad(points: np.ndarray) -> int | None:
-    for start in range(0, len(points), 2**20):
-        good = np.abs(points[start : start + 2**20].astype(np.float64)) <= LIMIT
+    start = 0
+    for block in blocks(points):
+        good = np.abs(block.astype(np.float64)) <= LIMIT
         if not good.all():
             return start + int(good.all(axis=1).argmin())
+        start += len(block)
     return None
 
 

@@ -21,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Key, Num
+from jaxtyping import Array, Key
 
 from ddpm_jax import checkpoints, files, training
 from ddpm_jax import config as configs
 from ddpm_jax.config import Config
 from ddpm_jax.datasets import Scaler, digest
 from ddpm_jax.errors import ConfigError, InputError
+from ddpm_jax.mapped import Points, blocks
 from ddpm_jax.models import Denoiser
 from ddpm_jax.training import Apply, Params, TrainState
 
@@ -64,11 +65,12 @@ class Run:
     extent: float
 
     @staticmethod
-    def of(config: Config, points: Num[np.ndarray, "n d"]) -> "Run":
+    def of(config: Config, points: Points) -> "Run":
         """The run of `config` on `points`, with everything that depends on the data filled in."""
         scaler = Scaler.fit(points)
         # The learned tables cover the data and a margin, but do not follow outliers.
-        extent = min(1.1 * float(np.abs(scaler.apply(points)).max()), 3.0) or 1.0
+        farthest = max(float(np.abs(scaler.apply(block)).max()) for block in blocks(points))
+        extent = min(1.1 * farthest, 3.0) or 1.0
         n, d = points.shape
         return Run(config.for_points(n), scaler, digest(points), n, d, round(extent, 6))
 
@@ -101,7 +103,7 @@ class Run:
         num_points = _field(path, values, "num_points", int, lambda n: n >= 2)
         config = configs.from_json(values.get("config"), str(path))
         try:
-            config = config.for_points(num_points, check_schedule=False)
+            config = config.for_points(num_points)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
         scaler = _field(path, values, "scaler", dict, lambda s: set(s) == {"shift", "scale"})

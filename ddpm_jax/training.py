@@ -172,31 +172,30 @@ def draw_batches(
     return Batches(x0.reshape(shape), t[..., None], eps.reshape(shape))
 
 
-def train_epoch(
+def train_points(
     key: Key[Array, ""],
     apply: Apply,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     state: TrainState,
-    data: Float[Array, "n d"],
-    rows: Int[Array, "S B"],
+    x0: Float[Array, "S B d"],
     *,
     stratified: bool = False,
     points_per_time: int = 1,
     ema_decay: float | None = None,
 ) -> tuple[TrainState, Float[Array, "S"]]:
-    """Steps over the given `rows` of the data: an epoch, or any consecutive part of `epoch_order`.
+    """A step over each batch of points, in order.
 
     Steps that are not finite are skipped, and their losses are NaN: where a loss or the state is
     not finite in the end, the whole is run again from `state`, guarded. Jit it with `apply`,
-    `optimizer` and the settings bound. Gathering the points and drawing the noise of all steps
-    before the scan keeps its body to the network and the update.
+    `optimizer` and the settings bound. Drawing the noise of all steps before the scan keeps its
+    body to the network and the update.
     """
 
     def draw() -> Batches:
         return draw_batches(
             key,
-            data[rows],
+            x0,
             state.step,
             schedule.num_steps,
             stratified=stratified,
@@ -217,3 +216,20 @@ def train_epoch(
     leaves = jax.tree.leaves((after, losses))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
     return jax.lax.cond(finite, lambda: (after, losses), lambda: run(guard=True))
+
+
+def train_epoch(
+    key: Key[Array, ""],
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    state: TrainState,
+    data: Float[Array, "n d"],
+    rows: Int[Array, "S B"],
+    **settings: Any,
+) -> tuple[TrainState, Float[Array, "S"]]:
+    """Steps over the given `rows` of the data: an epoch, or any consecutive part of `epoch_order`.
+
+    The settings and the rest are those of `train_points`.
+    """
+    return train_points(key, apply, optimizer, schedule, state, data[rows], **settings)

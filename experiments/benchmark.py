@@ -12,27 +12,27 @@ import importlib.util
 import json
 import os
 import platform
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import costs
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 import workloads
-from common import load_data, run_main, use_devices
+from common import in_memory, load_data, parse_args, run_main, use_devices
+from quality_fit import FEW, fit, quick
 from workloads import Timing, alternate
 
-from ddpm_jax import files, models, plotting, sampling, schedules, training
+from ddpm_jax import files, plotting, sampling, schedules, training
+from ddpm_jax.config import PRESETS
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 TRAIN_STEPS, SAMPLES, SAMPLE_STEPS = 788, 10_000, 1000
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference.json"
+REFERENCE_EPOCHS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Args:
     """Write every figure to this file, and a plot of how cost grows beside it."""
     quick: bool = False
     """Fewer rounds and steps: a minute instead of five."""
+    million: bool = False
+    """Also draw 10,000, 100,000 and a million points in 1000 steps by sample.py: minutes more."""
     devices: int | None = None
     """How many devices (on a CPU: cores) sampling uses; by default all."""
     overwrite: bool = False
@@ -103,6 +105,24 @@ def format_speed(tables: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def format_quality(found: dict[str, Any], speed: dict[str, list[dict]], num_points: int) -> str:
+    """What the fast preset takes to the reference's quality, and PyTorch for its 1000 epochs."""
+    lines = [
+        f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items())
+        for name, rows in found.items()
+        for row in (rows if isinstance(rows, list) else [rows])
+    ]
+    steps = REFERENCE_EPOCHS * (num_points // workloads.BATCH)
+    for row in speed["train step, batch 64 (µs)"]:
+        if row["name"] == "PyTorch as written":
+            seconds = row["median"] * steps / 1e6
+            ratio = seconds / found["fast preset"][-1]["seconds"]
+            lines.append(
+                f"PyTorch as written, 1000 epochs: {seconds:.0f} s, {ratio:.0f} times that"
+            )
+    return "\n".join(lines)
+
+
 def agreement(data: np.ndarray) -> float:
     """Largest relative difference of the parameters after a step: both sides do the same work."""
     import pytorch_reference as reference
@@ -129,83 +149,33 @@ def agreement(data: np.ndarray) -> float:
     return max(float(np.abs(ours[n] - v).max() / np.abs(v).max()) for n, v in theirs.items())
 
 
-def growth(quick: bool, devices: list) -> dict[str, dict[str, list]]:
-    """Seconds as one thing grows and the rest stays: samples, steps, width, dimension, batch."""
-    most = 10**5 if quick else 10**6
-    counts = [n for n in (10**2, 10**3, 10**4, 10**5, 10**6) if n <= most]
-    steps = 10 if quick else 20
-    result: dict[str, dict[str, list]] = {}
-
-    def measure(name: str, sizes: list[int], make: Any) -> None:
-        seconds = [alternate({"it": make(n)}, 3)["it"].median for n in sizes]
-        result[name] = {"size": sizes, "seconds": seconds}
-
-    def sample(dim: int = 2, width: int = 128, steps: int = steps, count: int = 10**4) -> Any:
-        network = models.Denoiser(dim, width)
-        x, t = jnp.zeros((1, dim)), jnp.zeros((1,), jnp.int32)
-        params = network.init(jax.random.key(0), x, t)["params"]
-
-        def apply(p: Any, x: jax.Array, t: jax.Array) -> jax.Array:
-            return network.apply({"params": p}, x, t)  # pyright: ignore[reportReturnType]
-
-        shape = (min(1000, count), dim)
-        draw = sampling.make_block_sampler(apply, schedules.sigmoid(steps), shape, devices=devices)
-        return lambda: np.asarray(draw(params, jax.random.key(0), 0, -(-count // 1000)))
-
-    measure(f"samples, {steps} steps", counts, lambda n: sample(count=n))
-    measure("steps, 10,000 samples", [10, 30, 100], lambda n: sample(steps=n))
-    measure(f"width, 10,000 samples, {steps} steps", [32, 64, 128, 256], lambda n: sample(width=n))
-    measure(f"dimension, 10,000 samples, {steps} steps", [1, 2, 8, 32], lambda n: sample(dim=n))
-    return result
+def few_steps(devices: list) -> list[dict]:
+    """Seconds for 10,000 points by each sampler with 25 network evaluations a point."""
+    rows = []
+    for name, sampler in sampling.SAMPLERS.items():
+        work = workloads.ours_sample(SAMPLES, FEW, devices, sampler=sampler)
+        time = alternate({"ours": work}, 3)["ours"]
+        rows.append({"sampler": name, "evaluations": FEW, "seconds": time.median})
+    return rows
 
 
-def memory(devices: list) -> dict[str, list]:
-    """Bytes of working memory of the compiled sampler, by the number of steps: flat."""
-    apply, params = workloads.network()
-    sizes, bytes_ = [10, 100, 1000], []
-    for steps in sizes:
-        schedule = schedules.sigmoid(steps)
+def time_to_quality(data: np.ndarray, reference: Path) -> dict[str, Any]:
+    """The fast preset, trained longer and longer till it is as good as the reference's 1000 epochs.
 
-        def draw(key: jax.Array, schedule: schedules.Schedule = schedule) -> jax.Array:
-            def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
-                return apply(params, x, t)
-
-            return sampling.sample(key, denoise, schedule, (10_000, 2))
-
-        analysis = jax.jit(draw).lower(jax.random.key(0)).compile().memory_analysis()
-        bytes_.append(int(analysis.temp_size_in_bytes) if analysis else 0)
-    return {"steps": sizes, "bytes for 10,000 samples": bytes_}
-
-
-STARTUP = """
-import time; began = time.perf_counter()
-import sys; sys.path.insert(0, {folder!r})
-import train; imported = time.perf_counter() - began
-sys.argv = ["train.py", "--preset", "reference", "--epochs", "1", "--out", {out!r}]
-record = train.Experiment.record
-def first(self, *args):
-    print("startup", imported, time.perf_counter() - began, flush=True)
-    import os; os._exit(0)
-train.Experiment.record = first
-train.main()
-"""
-
-
-def startup() -> dict[str, float]:
-    """Seconds to import, and from the start of Python to the first epoch done, cold and warm."""
-    result = {}
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
-        for name, env in (("no cache", os.environ), ("cold", environment), ("warm", environment)):
-            code = STARTUP.format(folder=str(Path(__file__).parent), out=f"{folder}/{name}")
-            began = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-            )
-            result[f"first epoch done, {name} (s)"] = time.perf_counter() - began
-            line = next(x for x in done.stdout.splitlines() if x.startswith("startup"))
-            result["import (s)"] = float(line.split()[1])
-    return result
+    `reference` is what `evaluate.py RUN --json` wrote of a run of the reference preset.
+    """
+    measured = {m["name"]: m["value"] for m in json.loads(reference.read_text())["metrics"]}
+    names = {"TV": "total_variation", "SW": "sliced_wasserstein", "off": "far_fraction"}
+    wanted = {short: measured[name] for short, name in names.items()}
+    rows = []
+    for steps in (1000, 2000, 4000, 8000, 16_000, 32_000):
+        model = fit(PRESETS["fast"], data, steps)
+        scale = model.run.scaler.apply
+        found = quick(scale(data), scale(model.sample(20_000)))
+        rows.append({"steps": steps, "seconds": model.seconds} | found)
+        if all(found[name] <= wanted[name] for name in wanted):
+            break
+    return {"reference preset, 1000 epochs": wanted, "fast preset": rows}
 
 
 def machine() -> dict[str, Any]:
@@ -229,14 +199,14 @@ def machine() -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print, write."""
-    args = tyro.cli(Args, description=__doc__)
+    args = parse_args(Args, description=__doc__)
     devices = use_devices(args.devices)
     figure = args.json.with_suffix(".png") if args.json else None
     for path in filter(None, (args.json, figure)):
         files.refuse_existing(path, args.overwrite)
     record: dict[str, Any] = {"machine": machine()}
     print(", ".join(f"{k} {v}" for k, v in record["machine"].items()))
-    data = load_data("bicycle", 0)
+    data = in_memory(load_data("bicycle", 0))
     if HAS_TORCH:
         import torch
 
@@ -245,13 +215,25 @@ def main() -> int:
         print(f"one compiled PyTorch step and one of ours agree to {record['agreement']:.0e}")
     record["speed"] = against_pytorch(data, args.quick, devices)
     print(format_speed(record["speed"]))
-    record["growth"] = growth(args.quick, devices)
+    record["few steps"] = few_steps(devices)
+    for row in record["few steps"]:
+        print("10,000 points, {sampler}, {evaluations} evaluations: {seconds:.3g} s".format(**row))
+    if not args.quick:
+        record["quality"] = time_to_quality(data, REFERENCE)
+        print(format_quality(record["quality"], record["speed"], len(data)))
+    record["growth"] = costs.growth(data, args.quick, devices)
     for name, curve in record["growth"].items():
         pairs = zip(curve["size"], curve["seconds"], strict=True)
         print(f"{name:<38}" + "  ".join(f"{n:,}: {s:.3g} s" for n, s in pairs))
-    record["memory"] = memory(devices)
+    record["memory"] = costs.memory(devices)
     print(f"working memory: {record['memory']}")
-    record["startup"] = startup()
+    streams = [([10**3, 10**5] if args.quick else [10**4, 10**6], 10)]
+    streams += [([10**3, 10**4, 10**5, 10**6], SAMPLE_STEPS)] if args.million else []
+    record["sample.py"] = [costs.streaming(data, *stream) for stream in streams]
+    for table in record["sample.py"]:
+        for count, steps, seconds, peak in zip(*table.values(), strict=True):
+            print(f"sample.py, {count:,} points, {steps} steps: {seconds:.1f} s, {peak:.0f} MiB")
+    record["startup"] = costs.startup()
     print("\n".join(f"{name:<38}{value:.2f}" for name, value in record["startup"].items()))
     if args.json and figure:
         files.write_text(args.json, json.dumps(record, indent=2) + "\n")

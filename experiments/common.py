@@ -16,11 +16,15 @@ import tyro
 
 from ddpm_jax import datasets, parallel
 from ddpm_jax.errors import DataError, InputError
+from ddpm_jax.mapped import Points
 from ddpm_jax.runs import Run
 
 SHIPPED = {"bicycle": Path(__file__).resolve().parent.parent / "data" / "bicycle.txt"}
 BLOCK = 1000
 """Points sampled together: as many as fit a core's cache. Part of what a seed means."""
+SHOWN_VALUES = 2**19
+"""Of data that stay on disk, as many numbers, a quarter of a million points of the plane, are shown
+and measured, and make the ideal denoiser."""
 
 
 def use_devices(count: int | None) -> list:
@@ -39,20 +43,25 @@ def use_devices(count: int | None) -> list:
     return devices[:count]
 
 
-def load_data(name: str, seed: int) -> np.ndarray:
-    """Points [N, D] of a shipped file, a toy distribution or a file of the user's."""
+def load_data(name: str, seed: int) -> Points:
+    """Points [N, D] of a shipped file, a toy distribution, or a file or directory of the user's."""
     return datasets.points(str(SHIPPED.get(name, name)), seed=seed)
 
 
 def load_run_data(run: Run) -> np.ndarray:
-    """The points a run was trained on; DataError if they have changed since."""
+    """The points, of a directory some, that a run was trained on; DataError if they changed."""
     points = load_data(run.config.data, run.config.seed)
     if datasets.digest(points) != run.digest:
         raise DataError(
             f"{run.config.data} is not what it was when the run was trained: restore the file, or "
             "train again"
         )
-    return points
+    return in_memory(points, SHOWN_VALUES // run.dim)
+
+
+def in_memory(points: Points, most: int = sys.maxsize) -> np.ndarray:
+    """Points that are in memory as they are; of those on disk, `most` at most."""
+    return points if isinstance(points, np.ndarray) else points.some(most)
 
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from typing import Literal
 import jax
 import numpy as np
 import tyro
-from common import BLOCK, load_run_data, run_main, use_devices
+from common import BLOCK, load_run_data, parse_args, run_main, use_devices
 
 from ddpm_jax import files, metrics, plotting, sampling
 from ddpm_jax.errors import ConfigError
@@ -52,7 +52,7 @@ class Args:
 
 def main() -> int:
     """Draw, measure, draw the picture."""
-    args = tyro.cli(Args, description=__doc__)
+    args = parse_args(Args, description=__doc__)
     devices = use_devices(args.devices)
     if args.json:
         files.refuse_existing(args.json, args.overwrite)

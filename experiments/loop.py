@@ -10,25 +10,29 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import BLOCK, Interrupt
+from common import BLOCK, SHOWN_VALUES, Interrupt, in_memory
 from tqdm import tqdm
 
 from ddpm_jax import checkpoints, diffusion, files, parallel, runs, sampling, schedules, training
 from ddpm_jax.errors import CheckpointError, InputError
+from ddpm_jax.mapped import MappedPoints, Points
 from ddpm_jax.runs import Run
 
 MAX_BAD_STEPS = 5
 MAX_CHUNK_POINTS = 2**20
+"""In the plane; in more dimensions as many numbers."""
 
 
 class Experiment:
     """One run: its data and compiled functions, and the state that training carries forward."""
 
     def __init__(
-        self, run: Run, out: Path, points: np.ndarray, devices: list, mesh: jax.sharding.Mesh
+        self, run: Run, out: Path, points: Points, devices: list, mesh: jax.sharding.Mesh
     ) -> None:
         self.run, self.out, self.config, self.mesh = run, out, run.config, mesh
-        self.shared_data = parallel.replicate(mesh, run.scaler.apply(points))
+        self.on_disk = points if isinstance(points, MappedPoints) else None
+        shown = in_memory(points, SHOWN_VALUES // run.dim)
+        self.shared_data = parallel.replicate(mesh, run.scaler.apply(shown))
         self.data = parallel.local(self.shared_data)
         self.steps_per_epoch = run.steps_per_epoch
         self.keys = run.keys()
@@ -57,24 +61,28 @@ class Experiment:
             key, batch_size = self.keys["order"], run.config.batch_size
             return training.epoch_order(key, epoch, run.num_points, batch_size)
 
-        self.order = jax.jit(order, in_shardings=everywhere, out_shardings=shared)
+        self.order = jax.jit(
+            order, in_shardings=everywhere, out_shardings=everywhere if self.on_disk else shared
+        )
 
-        def train_chunk(state: training.TrainState, data: jax.Array, rows: jax.Array) -> Any:
-            return training.train_epoch(
+        def train_points(state: training.TrainState, x0: jax.Array) -> Any:
+            return training.train_points(
                 self.keys["noise"],
                 self.apply,
                 optimizer,
                 self.schedule,
                 state,
-                data,
-                rows,
+                x0,
                 stratified=run.config.stratified,
                 points_per_time=run.config.points_per_time,
                 ema_decay=run.config.ema_decay or None,
             )
 
+        self.train_points = jax.jit(
+            train_points, in_shardings=(everywhere, shared), out_shardings=everywhere
+        )
         self.train_chunk = jax.jit(
-            train_chunk,
+            lambda state, data, rows: train_points(state, data[rows]),
             in_shardings=(everywhere, everywhere, shared),
             out_shardings=everywhere,
         )
@@ -156,7 +164,8 @@ class Experiment:
 
         None has one step, unless the epoch has: XLA unrolls such a loop, and rounds differently.
         """
-        size = max(MAX_CHUNK_POINTS // self.config.batch_size, 2)
+        points = MAX_CHUNK_POINTS * 2 // max(self.run.dim, 2)
+        size = max(points // self.config.batch_size, 2)
         bounds = [*range(begin, self.steps_per_epoch, size), self.steps_per_epoch]
         if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
             del bounds[-2]
@@ -169,11 +178,23 @@ class Experiment:
             interrupt.signum = parallel.greatest(interrupt.signum or 0) or None
             if interrupt:
                 return False
-            part = rows[start:end]
-            self.state, losses = self.train_chunk(self.state, self.shared_data, part)
+            self.state, losses = self.train_rows(rows[start:end])
             self.losses[start:end] = losses
             self.halt_if_diverged(np.asarray(losses), epoch)
         return True
+
+    def train_rows(self, rows: jax.Array) -> tuple[training.TrainState, jax.Array]:
+        """A step over each batch of rows of the data, wherever they are kept."""
+        if self.on_disk is None:
+            return self.train_chunk(self.state, self.shared_data, rows)
+        points, wanted = self.on_disk, np.asarray(parallel.local(rows))
+
+        def read(part: Any) -> np.ndarray:
+            return self.run.scaler.apply(points[wanted[part[:2]]])
+
+        # Read for each of this process's devices its own part of the batches, and no other.
+        shape, shared = (*rows.shape, self.run.dim), parallel.sharding(self.mesh, None, "data")
+        return self.train_points(self.state, jax.make_array_from_callback(shape, shared, read))
 
     def halt_if_diverged(self, losses: np.ndarray, epoch: int) -> None:
         """Save, and raise InputError, once a few steps in a row were skipped as not finite."""

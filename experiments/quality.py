@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import quality_tabular
 import tyro
-from common import load_data, load_run_data, run_main, use_devices
+from common import in_memory, load_data, load_run_data, parse_args, run_main, use_devices
 from quality_fit import FEW, Row, Study, fit, mean, quick, show
 from quality_samplers import Samplers
 
@@ -78,7 +78,7 @@ class Ablation(Study):
 
     def __call__(self) -> list[Row]:
         """Train and measure every variant."""
-        data, rows = load_data(self.data, 0), []
+        data, rows = in_memory(load_data(self.data, 0)), []
         for name in self.variants:
             found = []
             for seed in range(self.seeds):
@@ -201,7 +201,7 @@ class Density(Study):
 
 def main() -> None:
     """Run one study, print its table."""
-    study = tyro.cli(
+    study: Study = parse_args(
         tyro.conf.OmitSubcommandPrefixes[
             Samplers | Ablation | Toys | Tabular | Density  # pyright: ignore
         ],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from common import Stopped, interruptible, load_data, parse_args, run_main, use_devices
+from common import Stopped, in_memory, interruptible, load_data, parse_args, run_main, use_devices
 from loop import Experiment
 
 from ddpm_jax import parallel, runs
@@ -105,7 +105,7 @@ def main() -> int:
     if args.seeds is not None:
         import ensemble
 
-        return ensemble.train(args, points, devices)
+        return ensemble.train(args, in_memory(points), devices)
     run = Run.of(args.config, points)
     out = args.out or Path("runs") / f"{Path(run.config.data).stem}-{run.config.preset}"
     mesh = parallel.training_mesh(run.config.batch_size or 1, args.train_devices)

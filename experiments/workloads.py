@@ -73,15 +73,21 @@ def network() -> tuple[Callable, Any]:
     return lambda p, x, t: module.apply({"params": p}, x, t), params
 
 
-def ours_train(data: np.ndarray, steps: int) -> Workload:
-    """`steps` training steps of batch 64, drawn, scanned and read back as train.py does."""
+def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool = True) -> Workload:
+    """`steps` training steps, drawn, scanned and read back as train.py does.
+
+    An epoch's worth is to be `shuffled`; a few steps are not to pay for the whole of it.
+    """
     apply, params = network()
     schedule, optimizer = schedules.sigmoid(), training.adam(1e-4, steps)
     points, key = jnp.asarray(data, jnp.float32), jax.random.key(1)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def chunk(state: training.TrainState, epoch: jax.Array) -> tuple:
-        rows = training.epoch_order(key, epoch, len(points), BATCH)[:steps]
+        if shuffled:
+            rows = training.epoch_order(key, epoch, len(points), batch)[:steps]
+        else:
+            rows = (jnp.arange(steps * batch) % len(points)).reshape(steps, batch)
         return training.train_epoch(key, apply, optimizer, schedule, state, points, rows)
 
     box = [training.init_state(jax.tree.map(jnp.copy, params), optimizer), 0]
@@ -94,11 +100,18 @@ def ours_train(data: np.ndarray, steps: int) -> Workload:
     return work
 
 
-def ours_sample(count: int, steps: int, devices: list | None = None, block: int = 1000) -> Workload:
-    """`count` points in `steps` ancestral steps, in blocks over the devices."""
+def ours_sample(
+    count: int,
+    steps: int,
+    devices: list | None = None,
+    block: int = 1000,
+    sampler: sampling.Sampler = sampling.DDPM,
+) -> Workload:
+    """`count` points in `steps` steps of a sampler, in blocks over the devices."""
     apply, params = network()
     schedule = schedules.sigmoid(steps)
-    draw = sampling.make_block_sampler(apply, schedule, (min(block, count), DIM), devices=devices)
+    shape = min(block, count), DIM
+    draw = sampling.make_block_sampler(apply, schedule, shape, sampler, devices)
     key, blocks = jax.random.key(2), -(-count // block)
     return lambda: np.asarray(draw(params, key, 0, blocks))
 

@@ -1,0 +1,137 @@
+"""How the cost of training and sampling grows, the memory it takes, and how long it starts."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import workloads
+from workloads import alternate
+
+from ddpm_jax import checkpoints, models, sampling, schedules
+from ddpm_jax.config import PRESETS
+from ddpm_jax.runs import Run
+
+HERE = Path(__file__).resolve().parent
+
+
+def growth(data: np.ndarray, quick: bool, devices: list) -> dict[str, dict[str, list]]:
+    """Seconds as one thing grows and the rest stays: samples, steps, width, dimension, batch."""
+    most = 10**5 if quick else 10**6
+    counts = [n for n in (10**2, 10**3, 10**4, 10**5, 10**6) if n <= most]
+    steps = 10 if quick else 20
+    result: dict[str, dict[str, list]] = {}
+
+    def measure(name: str, sizes: list[int], make: Any) -> None:
+        seconds = [alternate({"it": make(n)}, 3)["it"].median for n in sizes]
+        result[name] = {"size": sizes, "seconds": seconds}
+
+    def sample(dim: int = 2, width: int = 128, steps: int = steps, count: int = 10**4) -> Any:
+        network = models.Denoiser(dim, width)
+        x, t = jnp.zeros((1, dim)), jnp.zeros((1,), jnp.int32)
+        params = network.init(jax.random.key(0), x, t)["params"]
+
+        def apply(p: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+            return network.apply({"params": p}, x, t)  # pyright: ignore[reportReturnType]
+
+        shape = (min(1000, count), dim)
+        draw = sampling.make_block_sampler(apply, schedules.sigmoid(steps), shape, devices=devices)
+        return lambda: np.asarray(draw(params, jax.random.key(0), 0, -(-count // 1000)))
+
+    measure(f"samples, {steps} steps", counts, lambda n: sample(count=n))
+    measure("steps, 10,000 samples", [10, 30, 100, 300], lambda n: sample(steps=n))
+    measure(f"width, 10,000 samples, {steps} steps", [32, 64, 128, 256], lambda n: sample(width=n))
+    measure(f"dimension, 10,000 samples, {steps} steps", [1, 2, 8, 32], lambda n: sample(dim=n))
+    measure(
+        "batch size, 50 training steps",
+        [16, 64, 256, 1024],
+        lambda n: workloads.ours_train(data, 50, n, shuffled=False),
+    )
+    return result
+
+
+def memory(devices: list) -> dict[str, list]:
+    """Bytes of working memory of the compiled sampler, by the number of steps: flat."""
+    apply, params = workloads.network()
+    sizes, bytes_ = [10, 100, 1000], []
+    for steps in sizes:
+        schedule = schedules.sigmoid(steps)
+
+        def draw(key: jax.Array, schedule: schedules.Schedule = schedule) -> jax.Array:
+            def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
+                return apply(params, x, t)
+
+            return sampling.sample(key, denoise, schedule, (10_000, 2))
+
+        analysis = jax.jit(draw).lower(jax.random.key(0)).compile().memory_analysis()
+        bytes_.append(int(analysis.temp_size_in_bytes) / 10_000 if analysis else 0.0)
+    return {"steps": sizes, "bytes a sample": bytes_}
+
+
+def streaming(data: np.ndarray, counts: list[int], steps: int) -> dict[str, list]:
+    """Seconds and peak memory of `sample.py` by the number of samples; its network is untrained."""
+    seconds, peaks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.of(PRESETS["reference"], data)
+        run.save(Path(folder))
+        losses = np.zeros(run.steps_per_epoch, np.float32)
+        state = {"train": run.init_state(jax.random.key(0)), "losses": losses}
+        checkpoints.save(Path(folder) / "checkpoints", 0, state)
+        for count in counts:
+            out = Path(folder) / f"{count}.npy"
+            command = [sys.executable, str(HERE / "sample.py"), folder, "--out", str(out)]
+            command += ["--num-samples", str(count), "--steps", str(steps)]
+            began = time.perf_counter()
+            # A process of its own between the two, whose only child's peak it reports.
+            code = f"import subprocess, resource; subprocess.run({command!r}, check=True, "
+            code += "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN)[2])"
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            )
+            seconds.append(time.perf_counter() - began)
+            unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+            peaks.append(int(done.stdout) * unit / 2**20)
+            out.unlink()
+    return {
+        "samples": counts,
+        "steps": [steps] * len(counts),
+        "seconds": seconds,
+        "peak MiB": peaks,
+    }
+
+
+STARTUP = """
+import time; began = time.perf_counter()
+import sys; sys.path.insert(0, {folder!r})
+import train; imported = time.perf_counter() - began
+sys.argv = ["train.py", "--preset", "reference", "--epochs", "1", "--out", {out!r}]
+record = train.Experiment.record
+def first(self, *args):
+    print("startup", imported, time.perf_counter() - began, flush=True)
+    import os; os._exit(0)
+train.Experiment.record = first
+train.main()
+"""
+
+
+def startup() -> dict[str, float]:
+    """Seconds to import, and from the start of Python to the first epoch done, cold and warm."""
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+        for name, env in (("no cache", os.environ), ("cold", environment), ("warm", environment)):
+            code = STARTUP.format(folder=str(HERE), out=f"{folder}/{name}")
+            began = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+            )
+            result[f"first epoch done, {name} (s)"] = time.perf_counter() - began
+            line = next(x for x in done.stdout.splitlines() if x.startswith("startup"))
+            result["import (s)"] = float(line.split()[1])
+    return result
