@@ -138,6 +138,21 @@ draw = jax.jit(
 )
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 1000, 2**16, 2**16 + 1])
+def test_shuffled_numbers_are_all_there(n, key):
+    np.testing.assert_array_equal(np.sort(training.shuffled(key, n)), np.arange(n))
+
+
+def test_all_orders_are_equally_likely(key):
+    count = 24_000
+    keys = jax.random.split(key, count)
+    orders = jax.vmap(lambda k: training.shuffled(k, 4))(keys)
+    _, found = np.unique(orders, axis=0, return_counts=True)
+    # Chi-squared of 24 orders: of 23 degrees of freedom, above 61 once in 30,000 times.
+    assert found.size == 24
+    assert np.sum((found - count / 24) ** 2) / (count / 24) < 61
+
+
 def test_an_epoch_is_a_permutation_of_the_data_without_the_rest(key):
     orders = [training.epoch_order(key, epoch, 83, 8) for epoch in (0, 1)]
     for order in orders:
