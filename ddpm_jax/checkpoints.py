@@ -30,7 +30,8 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from ddpm_jax.errors import CheckpointError, ConfigError
+from ddpm_jax import files
+from ddpm_jax.errors import CheckpointError
 
 # Every later format must keep SHA256SUMS: a version number is believed only in verified files.
 FORMAT = 1
@@ -56,21 +57,16 @@ def save(
     step: int,
     state: PyTree,
     metadata: dict[str, Any] | None = None,
-    *,
-    keep: int | None = None,
 ) -> None:
     """Write `state` as the checkpoint of `step` ≥ 0; later ones, an abandoned future, are removed.
 
-    `state` is a pytree of jax or numpy arrays; `metadata`, an object of JSON, is stored with it. Of
-    all steps the `keep` newest stay (None: all). The checkpoint is in place when the call returns.
+    `state` is a pytree of jax or numpy arrays; `metadata`, an object of JSON, is stored with it.
+    When the call returns, the checkpoint is in place and on the disk, should the power be cut.
     Where there are several processes all must call it, each holding all of `state`.
 
     Raises CheckpointError for a leaf that is not finite or not an array that can be stored exactly
-    (nothing is written), and when the disk refuses (the steps before `step` stay as they were);
-    ConfigError for `keep` < 1.
+    (nothing is written), and when the disk refuses (the steps before `step` stay as they were).
     """
-    if keep is not None and keep < 1:
-        raise ConfigError(f"keep = {keep}: keep at least 1 checkpoint, or None to keep all")
     if step < 0:
         raise CheckpointError(f"step = {step}: steps count from 0")
     directory = Path(directory).absolute()
@@ -83,7 +79,7 @@ def save(
             ocp.save(str(scratch / str(step)), host, custom_metadata=record)
             if jax.process_index() == 0:
                 (scratch / str(step) / _SUMS).write_bytes(_sums(scratch / str(step)).encode())
-                _put_in_place(scratch, directory, step, keep)
+                _put_in_place(scratch, directory, step)
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         raise CheckpointError(
             f"cannot save step {step} in {directory}: {error}; older checkpoints are intact"
@@ -92,10 +88,8 @@ def save(
         multihost_utils.sync_global_devices("ddpm_jax.checkpoints.save")
 
 
-def restore(
-    directory: str | os.PathLike[str], like: PyTree, step: int | None = None
-) -> tuple[int, PyTree, dict[str, Any]]:
-    """Read `(step, state, metadata)` of the newest whole checkpoint, or of the given `step` only.
+def restore(directory: str | os.PathLike[str], like: PyTree) -> tuple[int, PyTree, dict[str, Any]]:
+    """Read `(step, state, metadata)` of the newest whole checkpoint.
 
     `like` is a pytree of arrays or `jax.ShapeDtypeStruct`s with the structure, shapes and dtypes to
     expect. Leaves that carry a sharding there get it; the others go to the default device. For
@@ -108,10 +102,6 @@ def restore(
     found = steps(directory)
     if not found:
         raise CheckpointError(f"no checkpoint in {directory}")
-    if step is not None:
-        if step not in found:
-            raise CheckpointError(f"no checkpoint of step {step} in {directory}, only of {found}")
-        return step, *_read(directory / str(step), like)
     damages = []
     for candidate in reversed(found):
         try:
@@ -232,10 +222,10 @@ def _first(items: list[str], limit: int = 3) -> str:
 
 def _sums(folder: Path) -> str:
     """The digests of all files below `folder`, as sha256sum prints them, ordered by name."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-        for path in files
+        for path in paths
     )
 
 
@@ -272,17 +262,19 @@ def _ask_for_room(path: Path, size: int) -> None:
     path.unlink()
 
 
-def _put_in_place(scratch: Path, directory: Path, step: int, keep: int | None) -> None:
-    """Swap the abandoned future for the new step, then drop the oldest steps.
+def _put_in_place(scratch: Path, directory: Path, step: int) -> None:
+    """Swap the abandoned future for the new step.
 
     A step goes by one rename, the future from its far end: wherever this is cut short, the steps
     left are whole, and an uninterrupted stretch of one run.
     """
+    new = scratch / str(step)
+    for path in [*new.rglob("*"), new]:
+        files.sync(path)
     for old in reversed([old for old in steps(directory) if old >= step]):
         (directory / str(old)).rename(scratch / f"removed-{old}")
-    (scratch / str(step)).rename(directory / str(step))
-    for old in steps(directory)[: -keep if keep else 0]:
-        (directory / str(old)).rename(scratch / f"removed-{old}")
+    new.rename(directory / str(step))
+    files.sync(directory)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from ddpm_jax.errors import InputError
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends well, removed when not.
 
-    It ends as `path` does, so that writers which go by the suffix write the right format. Raises
+    It ends as `path` does, so that writers which go by the suffix write the right format. What was
+    written is on the disk before it is renamed: not even a power cut leaves half a file. Raises
     InputError where the disk refuses.
     """
     path = Path(path)
@@ -20,12 +21,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if temporary.exists():
+            sync(temporary)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error
     else:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: str | Path) -> None:
+    """Have the disk keep the file, or what a directory lists, before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:

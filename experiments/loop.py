@@ -106,6 +106,8 @@ class Experiment:
         """Save all that training goes on from."""
         # No loss is negative: -1 stands for the NaN of a skipped step, which no checkpoint takes.
         state = {"train": self.state, "losses": np.nan_to_num(self.losses, nan=-1.0)}
+        if (rows := self.out / "metrics.jsonl").exists():
+            files.sync(rows)  # first, so that no checkpoint is ahead of its rows
         checkpoints.save(self.out / "checkpoints", self.step, state)
 
     def restore(self) -> None:
@@ -116,6 +118,9 @@ class Experiment:
             self.state = parallel.replicate(self.mesh, state["train"])
             losses = np.array(state["losses"])
             self.losses = np.where(losses < 0, np.nan, losses).astype(np.float32)
+            done = self.losses[: self.step % self.steps_per_epoch or self.steps_per_epoch]
+            good = np.flatnonzero(~np.isnan(done))
+            self.bad_steps = len(done) - 1 - int(good[-1]) if good.size else len(done)
         if parallel.is_first():
             rows = runs.keep_rows(self.out, self.step // self.steps_per_epoch)
             self.floor = rows[0].get("floor") if rows else None

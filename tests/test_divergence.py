@@ -92,6 +92,23 @@ def test_four_bad_steps_in_a_row_do_not_end_it(begin):
     assert run.bad_steps == 4
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_bad_steps_in_a_row_are_counted_on_after_a_resume(begin, bad):
+    run = begin(batch_size=30, epochs=9, milestones=(9,))
+    good = run.shared_data
+    for epoch in range(3):
+        run.shared_data = good
+        if epoch >= 3 - bad:
+            poison(run, np.nan)
+        assert run.train_one_epoch(epoch, Interrupt())
+    run.checkpoint()
+    assert run.bad_steps == 2 * bad
+    run.bad_steps = 0
+    run.restore()
+    # A checkpoint keeps the losses of one epoch, here of two steps.
+    assert run.bad_steps == min(2 * bad, 2)
+
+
 def test_parameters_that_are_not_finite_are_never_saved(begin):
     run = begin()
     assert run.train_one_epoch(0, Interrupt())
