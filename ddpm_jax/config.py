@@ -17,7 +17,7 @@ import jax
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import SCHEDULES, Schedule
 
-DEFAULT_STEPS = 60_000
+DEFAULT_STEPS = 80_000
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Config:
     """How noise grows with time."""
     num_steps: int = 1000
     """T, the number of diffusion steps."""
-    sigmoid_k: float = 10.0
-    """Steepness k of the sigmoid schedule."""
+    sigmoid_k: float = 12.0
+    """Steepness k of the sigmoid schedule: the least noise is e^(-k/2), which bounds the detail."""
 
     width: int = 64
     """Units of each hidden layer."""
@@ -55,10 +55,10 @@ class Config:
     """Features of each table."""
 
     epochs: int = 0
-    """Passes over the data; 0: as many as make about 60,000 steps."""
+    """Passes over the data; 0: as many as make about 80,000 steps."""
     batch_size: int = 0
     """Points a step; 0: 256, or all of a smaller file."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Adam's step size."""
     decay: Literal["constant", "cosine"] = "cosine"
     """How the step size falls over the run."""
@@ -74,7 +74,7 @@ class Config:
     checkpoint_every: int = 0
     """Epochs between checkpoints, beside the first epoch's; 0: a tenth of the run."""
     snapshot_steps: int = 25
-    """Network evaluations a point of a picture, by SDE-DPM-Solver++; 0: all, ancestral."""
+    """Network evaluations a point of a picture, by the SA-Solver; 0: all, ancestral."""
     snapshot_points: int = 10_000
     """Points in a picture and in samples/final.npy."""
     milestones: tuple[int, ...] = ()
@@ -200,6 +200,7 @@ PRESETS = {
     "fast": Config(),
     "reference": Config(
         preset="reference",
+        sigmoid_k=10.0,
         width=128,
         depth=3,
         tables=(),

@@ -4,6 +4,7 @@
 initialisation included.
 """
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -23,6 +24,13 @@ def sinusoid(t: Shaped[Array, "*n"], width: int, dtype=jnp.float32) -> Float[Arr
     frequencies = jnp.asarray(MAX_PERIOD ** (-np.arange(0, width, 2) / width), dtype)
     angles = t.astype(dtype)[..., None] * jnp.expand_dims(frequencies, range(t.ndim))
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*t.shape, width)
+
+
+@functools.cache
+def _sinusoids(num_times: int, width: int, dtype: np.dtype) -> np.ndarray:
+    """`sinusoid` of 0..num_times-1, made on the host: a table, not a computation of every step."""
+    with jax.ensure_compile_time_eval():
+        return np.asarray(sinusoid(jnp.arange(num_times), width, dtype))
 
 
 class Linear(nn.Module):
@@ -99,12 +107,16 @@ class Denoiser(nn.Module):
 
     Each of their features is multiplied by a gate σ(W h), since detail finer than the noise of time
     t says nothing.
+
+    With `num_times` T > 0, sinusoids of whole t in 0..T-1 are looked up: as they would be computed,
+    in a fraction of the time. Other whole t are then taken for the nearest of these.
     """
 
     dim: int = 2
     width: int = 128
     depth: int = 3
     time_width: int = 50
+    num_times: int = 0
     fourier_features: int = 0
     fourier_scale: float = 1.0
     tables: tuple[int, ...] = ()
@@ -118,7 +130,7 @@ class Denoiser(nn.Module):
         def for_points(values: Array) -> Array:
             return jnp.expand_dims(values, range(x.ndim - 1 - t.ndim))
 
-        h = nn.relu(Linear(self.width, name="time_0")(sinusoid(t, self.time_width, x.dtype)))
+        h = nn.relu(Linear(self.width, name="time_0")(self._sinusoid(t, x.dtype)))
         e = for_points(Linear(self.width, name="time_1")(h))
         detail = []
         if self.fourier_features:
@@ -132,6 +144,12 @@ class Denoiser(nn.Module):
         for i in range(self.depth):
             x = nn.relu(e + Linear(self.width, name=f"hidden_{i}")(x))
         return Linear(self.dim, name="out")(x)
+
+    def _sinusoid(self, t: Array, dtype: np.dtype) -> Array:
+        if not self.num_times or not jnp.issubdtype(t.dtype, jnp.integer):
+            return sinusoid(t, self.time_width, dtype)
+        table = jnp.asarray(_sinusoids(self.num_times, self.time_width, dtype))
+        return table.at[t].get(mode="clip")
 
     def _fourier(self, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
         def normal(key: Array, shape: tuple[int, ...]) -> Array:

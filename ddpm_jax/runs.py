@@ -33,6 +33,8 @@ from ddpm_jax.models import Denoiser
 from ddpm_jax.training import Apply, Params, TrainState
 
 FORMAT = 1
+MAX_TABLE_TIMES = 2**14
+"""Encodings of as many times are looked up; more would take more memory than they save time."""
 
 REPORT = (
     *(f"figures/{name}.png" for name in ("data", "schedules", "forward", "loss", "montage")),
@@ -149,6 +151,7 @@ class Run:
             width=c.width,
             depth=c.depth,
             time_width=c.time_width,
+            num_times=c.num_steps if c.num_steps <= MAX_TABLE_TIMES else 0,
             fourier_features=c.fourier_features,
             fourier_scale=c.fourier_scale,
             tables=c.tables,

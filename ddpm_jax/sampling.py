@@ -115,14 +115,14 @@ def _sde_dpmpp(row: Schedule, carry: Carry, eps: Array, z: Array) -> Carry:
 _ENDLESS = 1e30
 
 
-def sa_solver(tau: float = 0.7) -> Sampler:
+def sa_solver(tau: float = 0.5) -> Sampler:
     """The three-step Adams predictor of the reverse SDE whose noise is τ times the original's.
 
     x_{t-1} = √ᾱ_{t-1} (e^{-p h} x_t / √ᾱ_t + ∫₀ʰ p e^{-p (h - u)} D(u) du)
     + √((1 - ᾱ_{t-1}) (1 - e^{-2 τ² h})) z, with p = 1 + τ², h the step in λ = log(√ᾱ/√(1-ᾱ)), and D
     the parabola in λ through the last three x̂0, integrated exactly: third order in the drift. τ = 0
-    is the deterministic flow, τ = 1 the original's SDE; half its variance, the default, corrects
-    the model's errors nearly as well and takes larger steps. Xue et al. 2023 (arXiv 2309.05019),
+    is the deterministic flow, τ = 1 the original's SDE; a quarter of its variance, the default,
+    corrects most of the model's errors, and takes larger steps. Xue et al. 2023 (arXiv 2309.05019),
     SA-Predictor. Raises ConfigError unless τ is finite and at least 0.
     """
     if not 0 <= tau < float("inf"):

@@ -24,8 +24,6 @@ from jaxtyping import Float64
 
 from ddpm_jax.errors import ConfigError
 
-SPACING_POWER = 1.4
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -127,14 +125,12 @@ def from_betas(betas: Float64[np.ndarray, "T"], dtype=jnp.float32, t=None) -> Sc
     return _from_log_alpha_bars(np.cumsum(np.log1p(-betas)), dtype=dtype, t=t)
 
 
-def respace(schedule: Schedule, num_steps: int, spacing: str = "power") -> Schedule:
+def respace(schedule: Schedule, num_steps: int, spacing: str = "time") -> Schedule:
     """A schedule of `num_steps` of the given one's rows, for samplers that take few, large steps.
 
     It keeps the last row (the noisiest), never repeats one, and its first row steps to ᾱ = 1, no
-    noise. `spacing` says how the rows are spread. "power": ⌈T (i / K)^1.4⌉ - 1, i = 1..K, denser
-    where little noise is left and the detail appears, between the linear and the quadratic spacing
-    of Song et al. 2021 (arXiv 2010.02502), appendix D.2. "time": evenly. "logsnr": evenly in
-    log snr (for the sigmoid schedule the same as "time"; of the linear one's range a third lies
+    noise. `spacing` says how the rows are spread: evenly in "time", rows ⌈T i / K⌉ - 1, i = 1..K;
+    or evenly in "logsnr" (for the sigmoid schedule the same; of the linear one's range a third lies
     below t = 100 of 1000). β is composed over the rows left out: 1 - β = ∏ (1 - β_s).
 
     Raises ConfigError unless 1 <= num_steps <= T.
@@ -146,17 +142,14 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "power") -> Sched
     # Of β and α = 1 - β the smaller has kept more digits of both.
     log_alphas = np.where(betas < 0.5, np.log1p(-np.minimum(betas, 0.5)), np.log(alphas))
     log_alpha_bars = np.cumsum(log_alphas)
-    if spacing == "power":
-        share = np.arange(1, num_steps + 1) / num_steps
-        rows = _distinct(np.ceil(total * share**SPACING_POWER) - 1, total)
-    elif spacing == "time":
+    if spacing == "time":
         rows = np.ceil(np.arange(1, num_steps + 1) * total / num_steps).astype(int) - 1
     elif spacing == "logsnr":
         log_snr = log_alpha_bars - np.log(-np.expm1(log_alpha_bars))
         targets = np.linspace(log_snr[-1], log_snr[0], num_steps + 1)[:-1][::-1]
         rows = _distinct(np.interp(targets, log_snr[::-1], np.arange(total)[::-1]), total)
     else:
-        raise ConfigError(f'spacing must be "power", "time" or "logsnr", got {spacing!r}')
+        raise ConfigError(f'spacing must be "time" or "logsnr", got {spacing!r}')
     t = np.asarray(schedule.t)[rows]
     return _from_log_alpha_bars(log_alpha_bars[rows], dtype=schedule.betas.dtype, t=t)
 

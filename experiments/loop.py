@@ -45,7 +45,7 @@ class Experiment:
         if run.config.snapshot_steps:
             few = schedules.respace(self.schedule, run.config.snapshot_steps)
             self.draw_snapshot = sampling.make_block_sampler(
-                self.apply, few, (BLOCK, run.dim), sampling.SDE_DPMPP, devices
+                self.apply, few, (BLOCK, run.dim), sampling.SA_SOLVER, devices
             )
         self.floor: float | None = None
         self.seconds: dict[str, float] = {}

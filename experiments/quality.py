@@ -49,9 +49,12 @@ VARIANTS: dict[str, dict] = {
     "independent times": {"stratified": False},
     "no average": {"ema_decay": 0.0},
     "constant rate": {"decay": "constant"},
-    "rate 5e-3": {"learning_rate": 5e-3},
+    "rate 2e-3": {"learning_rate": 2e-3},
+    "rate 8e-3": {"learning_rate": 8e-3},
     "linear schedule": {"schedule": "linear"},
-    "sigmoid k = 6": {"sigmoid_k": 6.0},
+    "cosine schedule": {"schedule": "cosine"},
+    "sigmoid k = 10": {"sigmoid_k": 10.0},
+    "sigmoid k = 16": {"sigmoid_k": 16.0},
     "T = 250": {"num_steps": 250},
 }
 
@@ -63,7 +66,7 @@ class Ablation(Study):
     data: str = "bicycle"
     """A file of points or a toy distribution."""
     train_steps: int = 6000
-    """Training steps; the preset's own are 60,000."""
+    """Training steps; the preset's own are 80,000."""
     seeds: int = 1
     """Seeds of training and sampling."""
     variants: tuple[str, ...] = tuple(VARIANTS)

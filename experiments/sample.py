@@ -3,7 +3,7 @@
 python experiments/sample.py runs/bicycle-fast --num-samples 10000 --out points.csv
 python experiments/sample.py runs/bicycle-fast --num-samples 1000000 --out points.npy
 python experiments/sample.py runs/bicycle-fast --num-samples 100000000 --out many \\
-    --sampler sde-dpmpp --steps 25
+    --sampler sa-solver --steps 25
 
 The last one fills the directory many/ with shards of a million points, in bounded memory; given
 again after an interruption, of whatever kind, it goes on with the shard where it stopped.

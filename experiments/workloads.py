@@ -67,7 +67,7 @@ def sample_flops() -> int:
 @functools.cache
 def network() -> tuple[Callable, Any]:
     """The original network as a function of its parameters, and some parameters."""
-    module = models.Denoiser()
+    module = models.Denoiser(num_times=1000)
     x, t = jnp.zeros((1, DIM)), jnp.zeros((1,), jnp.int32)
     params = module.init(jax.random.key(0), x, t)["params"]
     return lambda p, x, t: module.apply({"params": p}, x, t), params

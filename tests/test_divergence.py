@@ -130,7 +130,7 @@ def test_a_diverged_run_is_one_line_and_can_be_resumed(tmp_path):
     assert done.status == 2
     assert "Traceback" not in done.err
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert "Try a smaller --learning-rate (now 0.002)" in line
+    assert "Try a smaller --learning-rate (now 0.004)" in line
     # Fourteen good steps; then chunks of two, to the one with the fifth bad step.
     assert results(out)["steps"] == [6, 12, 18, 20]
     done = run(tmp_path / "log", "train", ["--resume", "--out", str(out)], harness.plain)

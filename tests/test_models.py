@@ -233,3 +233,17 @@ def test_initialisation_is_pytorchs(dim, fields, key):
 def test_the_check_of_the_initialisation_refuses_flaxs_default(key):
     layer = nn.Dense(128).init(key, jnp.zeros((1, 128)))["params"]
     assert max(p_values(**layer)) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4)])
+def test_looked_up_sinusoids_are_the_computed_ones(shape, key):
+    """To the bit, as the table is made by the same function; other times are computed."""
+    computed, looked_up = Denoiser(), Denoiser(num_times=1000)
+    t = jax.random.randint(jax.random.key(1), shape, 0, 1000)
+    x = jax.random.normal(key, (*shape, 2)) if shape else jax.random.normal(key, (7, 2))
+    params = computed.init(key, x, t)
+    np.testing.assert_array_equal(looked_up.apply(params, x, t), computed.apply(params, x, t))
+    between = t - 0.5
+    np.testing.assert_array_equal(
+        looked_up.apply(params, x, between), computed.apply(params, x, between)
+    )

@@ -227,7 +227,7 @@ def test_what_comes_after_training_is_made_up_for(tmp_path, missing):
         ({"data": "moons"}, "data digest: "),
         ({"schedule": "linear"}, 'schedule: "sigmoid" in the run, "linear" now'),
         ({"width": 9}, "width: 8 in the run, 9 now"),
-        ({"learning_rate": 0.125}, "learning_rate: 0.002 in the run, 0.125 now"),
+        ({"learning_rate": 0.125}, "learning_rate: 0.004 in the run, 0.125 now"),
         ({"epochs": 5, "seed": 7}, "seed: 0 in the run, 7 now"),
     ],
 )

@@ -14,7 +14,7 @@ from ddpm_jax.schedules import SCHEDULES, respace
 T = 1000
 NAMES = sorted(SCHEDULES)
 every_schedule = pytest.mark.parametrize("name", NAMES)
-every_spacing = pytest.mark.parametrize("spacing", ["power", "time", "logsnr"])
+every_spacing = pytest.mark.parametrize("spacing", ["time", "logsnr"])
 
 
 def formulas(name):
