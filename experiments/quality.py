@@ -5,6 +5,7 @@ python experiments/quality.py ablation                            one setting ch
 python experiments/quality.py toys                                moons and 8 gaussians, exact W2
 python experiments/quality.py tabular                             against a Gaussian mixture
 python experiments/quality.py density --run runs/bicycle-fast     the density it has learned
+python experiments/quality.py lattice --run runs/bicycle-fast     what a classifier goes by
 
 Each prints its table; --json FILE writes it. The defaults fit a small, shared machine.
 """
@@ -20,10 +21,10 @@ import numpy as np
 import quality_tabular
 import tyro
 from common import in_memory, load_data, load_run_data, parse_args, run_main, use_devices
-from quality_fit import FEW, Row, Study, fit, mean, quick, show
+from quality_fit import FEW, Fit, Row, Study, fit, mean, quick, show
 from quality_samplers import Samplers
 
-from ddpm_jax import density, files, metrics, plotting
+from ddpm_jax import density, files, metrics, plotting, sampling
 from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.runs import Run
@@ -202,11 +203,47 @@ class Density(Study):
         ]
 
 
+@dataclass(frozen=True)
+class Lattice(Study):
+    """Does a classifier tell samples from data by more than the lattice that data lie on?"""
+
+    run: tyro.conf.Positional[Path] = Path("runs/bicycle-fast")
+    """A trained run on points of a lattice."""
+    per_unit: int = 256
+    """Lattice points a unit of length."""
+    seeds: int = 3
+    """Draws of each kind."""
+
+    def __call__(self) -> list[Row]:
+        """The two-sample test of each kind of points against real ones."""
+        run = Run.load(self.run)
+        data = load_run_data(run)
+        model = Fit(run, run.load_params(self.run)[1], 0.0)
+        found: dict[str, list[float]] = {}
+        for seed in range(self.seeds):
+            real, others = np.split(np.random.default_rng(seed).permutation(data)[:20_000], 2)
+            samples = model.sample(10_000, seed, steps=run.config.num_steps, sampler=sampling.DDPM)
+            noise = np.random.default_rng(seed).normal(0, 0.25 / self.per_unit, others.shape)
+            kinds = {
+                "real points": others,
+                "real points, off the lattice by a quarter of it": others + noise,
+                "samples": samples,
+                "samples, moved to the lattice": np.round(samples * self.per_unit) / self.per_unit,
+            }
+            for name, points in kinds.items():
+                accuracy = metrics.classifier_two_sample(real, points, seed)
+                found.setdefault(name, []).append(accuracy)
+        return [
+            {"points": n, "two-sample test": float(np.mean(v)), "±": float(np.std(v, ddof=1))}
+            for n, v in found.items()
+        ]
+
+
 def main() -> None:
     """Run one study, print its table."""
     study: Study = parse_args(
         tyro.conf.OmitSubcommandPrefixes[
-            Samplers | Ablation | Toys | Tabular | Density  # pyright: ignore
+            Samplers | Ablation | Toys | Tabular | Density | Lattice  # pyright: ignore
         ],
         description=__doc__,
     )
