@@ -1,0 +1,229 @@
+"""What more devices, processes and seeds buy on this machine: the tables of docs/scaling.md.
+
+python experiments/scaling.py                     devices, processes, seeds, communication
+python experiments/scaling.py --json scaling.json
+
+Devices beyond the cores are virtual: they show what splitting the work costs, not what it gains.
+"""
+
+import functools
+import json
+import math
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+import workloads
+from common import parse_args, run_main, use_devices
+
+from ddpm_jax import ensembles, files, parallel, schedules, training
+from ddpm_jax.config import Config
+from ddpm_jax.runs import Run
+
+BATCHES, COUNTS, STEPS, ROUNDS = (64, 256, 1024, 4096), (1, 2, 4), 20, 7
+ALONE = parallel.Processes()
+
+
+@dataclass(frozen=True)
+class Args:
+    """Where the figures go."""
+
+    json: Path | None = None
+    """Write every figure to this file, too."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    processes: Annotated[parallel.Processes, tyro.conf.OmitArgPrefixes] = ALONE
+    """Of the processes that this script starts itself."""
+
+
+def trainer(mesh: jax.sharding.Mesh, batch: int) -> Callable[[], Any]:
+    """A workload of `STEPS` training steps of the original network on the mesh."""
+    apply, params = workloads.network()
+    optimizer, everywhere = training.adam(1e-4, 1), parallel.sharding(mesh)
+    shared = parallel.sharding(mesh, None, "data")
+    points = np.random.default_rng(0).uniform(-1, 1, (STEPS, batch, 2)).astype(np.float32)
+    x0 = jax.make_array_from_callback(points.shape, shared, lambda index: points[index])
+    state = parallel.replicate(mesh, training.init_state(params, optimizer))
+    steps = jax.jit(
+        functools.partial(
+            training.train_points, jax.random.key(0), apply, optimizer, schedules.sigmoid()
+        ),
+        in_shardings=(everywhere, shared),
+        out_shardings=everywhere,
+    )
+    return lambda: jax.block_until_ready(steps(state, x0))
+
+
+def microseconds(work: dict[Any, Callable[[], Any]]) -> dict[str, float]:
+    """The median time a step of each workload, taken in turn."""
+    timings = workloads.alternate(work, ROUNDS)
+    return {str(name): t.median / STEPS * 1e6 for name, t in timings.items()}
+
+
+def over_devices() -> dict[str, dict[str, float]]:
+    """Microseconds a step by the points of a batch and the number of devices."""
+    meshes = {n: parallel.make_mesh(jax.devices()[:n]) for n in COUNTS}
+    return {
+        str(batch): microseconds({n: trainer(mesh, batch) for n, mesh in meshes.items()})
+        for batch in (*BATCHES, 4 * BATCHES[-1])
+    }
+
+
+def communication() -> dict[str, Any]:
+    """The collectives of one step in the compiled program, and their bytes, by devices."""
+    apply, params = workloads.network()
+    optimizer, found = training.adam(1e-4, 1), {}
+    state = training.init_state(params, optimizer)
+    points, times = jnp.zeros((256, 2)), jnp.zeros(256, jnp.int32)
+    batch = training.Batches(points, times, points)
+    for n in COUNTS[1:]:
+        mesh = parallel.make_mesh(jax.devices()[:n])
+        everywhere, shared = parallel.sharding(mesh), parallel.sharding(mesh, "data")
+        step = jax.jit(
+            functools.partial(training.train_step, apply, optimizer, schedules.sigmoid()),
+            in_shardings=(everywhere, shared),
+            out_shardings=everywhere,
+        )
+        text = str(step.lower(state, batch).compile().as_text())
+        kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+        calls = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
+        shapes = [s for result, _ in calls for s in re.findall(r"f32\[([\d,]*)\]", result)]
+        sizes = [math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes]
+        found[str(n)] = {
+            "kinds": sorted({kind for _, kind in calls}),
+            "operations": len(calls),
+            "bytes": 4 * sum(sizes),
+        }
+    return found
+
+
+def over_processes() -> dict[str, dict[str, float]]:
+    """The same as `over_devices` for processes on loopback, one device each."""
+    table: dict[str, dict[str, float]] = {}
+    for count in COUNTS:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        command = [sys.executable, __file__, "--distributed", "--coordinator", address]
+        started = [
+            subprocess.Popen(
+                [*command, "--num-processes", str(count), "--process-id", str(i)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(count)
+        ]
+        said = [process.communicate(timeout=300)[0] for process in started]
+        if any(process.returncode for process in started):
+            raise RuntimeError(f"one of {count} processes failed: {said}")
+        for batch, seconds in json.loads(said[0].splitlines()[-1]).items():
+            table.setdefault(batch, {})[str(count)] = seconds
+    return table
+
+
+def one_process() -> None:
+    """What each of several processes does: time the steps together, and the first one says so."""
+    mesh = parallel.training_mesh(BATCHES[0], 1)
+    seconds = {str(b): microseconds({"it": trainer(mesh, b)})["it"] for b in BATCHES}
+    if parallel.is_first():
+        print(json.dumps(seconds))
+
+
+def over_seeds() -> list[dict[str, Any]]:
+    """Time a model of eight trained at once, against one after another on one device."""
+    rows = []
+    points = np.random.default_rng(0).uniform(-1, 1, (20_000, 2))
+    for width, batch, tables in (
+        (16, 64, ()),
+        (64, 64, ()),
+        (128, 64, ()),
+        (64, 256, ()),
+        (128, 256, ()),
+        (64, 256, (32, 64, 128)),
+    ):
+        config = Config(width=width, batch_size=batch, tables=tables, epochs=1)
+        members = ensembles.grid(Run.of(config, points), range(8))
+
+        def work(
+            members: list[Run], devices: list, rounds: int = 1, batch: int = batch
+        ) -> Callable[[], Any]:
+            mesh = ensembles.member_mesh(len(members), devices)
+            step = ensembles.make_trainer(members, mesh)
+            data = parallel.replicate(mesh, members[0].scaler.apply(points))
+            states = ensembles.init_states(members)
+            order = np.arange(len(members) * STEPS * batch) % len(points)
+            order = jnp.asarray(order.reshape(len(members), STEPS, batch))
+
+            def run() -> None:
+                for _ in range(rounds):
+                    jax.block_until_ready(step(states, data, order))
+
+            return run
+
+        timings = microseconds(
+            {
+                "one after another": work(members[:1], jax.devices()[:1], rounds=8),
+                "at once": work(members, jax.devices()[:1]),
+                "at once, 2 devices": work(members, jax.devices()[:2]),
+            }
+        )
+        alone = timings["one after another"]
+        rows.append(
+            {"width": width, "batch": batch, "tables": list(tables)}
+            | {name: alone / t for name, t in timings.items()}
+        )
+    return rows
+
+
+def show(title: str, table: dict[str, dict[str, float]]) -> None:
+    """Microseconds a step, and how many times as fast as the first column."""
+    print(f"{title:<34}" + "".join(f"{n:>18}" for n in next(iter(table.values()))))
+    for name, row in table.items():
+        first = next(iter(row.values()))
+        print(f"  {name:<32}" + "".join(f"{t:>10.0f} ({first / t:.2f})" for t in row.values()))
+
+
+def main() -> int:
+    """Measure, print, write."""
+    args = parse_args(Args, description=__doc__)
+    if args.processes.distributed:
+        args.processes.join()
+        use_devices(1)
+        one_process()
+        return 0
+    if args.json:
+        files.refuse_existing(args.json, args.overwrite)
+    use_devices(max(COUNTS))
+    record: dict[str, Any] = {"devices": over_devices()}
+    show("µs a step, batch by devices", record["devices"])
+    record["processes"] = over_processes()
+    show("µs a step, batch by processes", record["processes"])
+    record["communication"] = communication()
+    for n, found in record["communication"].items():
+        print(f"communication of {n} devices: {found}")
+    record["seeds"] = over_seeds()
+    print("eight seeds, times as fast a model as one after another")
+    for row in record["seeds"]:
+        print(
+            "  "
+            + ", ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            )
+        )
+    if args.json:
+        files.write_text(args.json, json.dumps(record, indent=2) + "\n")
+        print(f"written: {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
