@@ -8,16 +8,21 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import jax
 import numpy as np
 import tyro
 
-from ddpm_jax import datasets, parallel
+from ddpm_jax import datasets, parallel, sampling
 from ddpm_jax.errors import DataError, InputError
 from ddpm_jax.mapped import Points
 from ddpm_jax.runs import Run
+
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(sampling.SAMPLERS)]
 
 SHIPPED = {"bicycle": Path(__file__).resolve().parent.parent / "data" / "bicycle.txt"}
 BLOCK = 1000

@@ -11,12 +11,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import jax
 import numpy as np
 import tyro
-from common import BLOCK, load_run_data, parse_args, run_main, use_devices
+from common import BLOCK, SamplerName, load_run_data, parse_args, run_main, use_devices
 
 from ddpm_jax import files, metrics, plotting, sampling
 from ddpm_jax.errors import ConfigError
@@ -34,7 +33,7 @@ class Args:
     """Write the table to this file, too."""
     num_samples: int = 20_000
     """How many samples to draw and measure."""
-    sampler: Literal["ddpm", "ddim", "dpmpp", "sde-dpmpp", "sa-solver"] = "ddpm"
+    sampler: SamplerName = "ddpm"
     """How to solve the reverse process."""
     steps: int | None = None
     """Network evaluations a point; by default all of the schedule's."""

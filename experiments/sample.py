@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import jax
 import numpy as np
 import tyro
-from common import BLOCK, parse_args, run_main, use_devices
+from common import BLOCK, SamplerName, parse_args, run_main, use_devices
 from tqdm import tqdm
 
 from ddpm_jax import files, parallel, runs, sampling
@@ -31,11 +31,6 @@ from ddpm_jax.errors import ConfigError
 from ddpm_jax.runs import Run
 from ddpm_jax.schedules import respace
 from ddpm_jax.shards import Shards, digest
-
-if TYPE_CHECKING:
-    SamplerName = str
-else:
-    SamplerName = Literal[tuple(sampling.SAMPLERS)]
 
 BLOCKS_PER_CALL = 20
 ALONE = parallel.Processes()

@@ -17,3 +17,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key():
     """A typed key, the same in every test: what must hold, holds for this one too."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def types_unchecked():
+    """As users run it: else the tests' strict mode refuses a wrong type before Config can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
+from fuzz import json_values
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,22 +15,8 @@ from ddpm_jax.config import PRESETS, Config, differences, from_json, to_json
 from ddpm_jax.errors import ConfigError, InputError
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
+pytestmark = pytest.mark.usefixtures("types_unchecked")
 every_preset = pytest.mark.parametrize("preset", sorted(PRESETS))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_the_tests_own_checks():
-    """As users run it: else the tests' strict mode refuses a wrong type before Config can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
 
 
 def through_json(config):

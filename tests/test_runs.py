@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
+from fuzz import json_values
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -16,24 +16,10 @@ from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.errors import ConfigError, InputError
 from ddpm_jax.runs import Run, append_row, keep_rows, locked, own_files, read_rows
 
+pytestmark = pytest.mark.usefixtures("types_unchecked")
 RNG = np.random.default_rng(0)
 POINTS = RNG.uniform(-1, 1, (300, 2))
 RUN = Run.of(Config(data="points.csv"), POINTS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_the_tests_own_checks():
-    """As users run it: else the tests' strict mode refuses a wrong type before Config can."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import harness
 import jax
-import jaxtyping
 import pytest
 import train
 from common import Interrupt
+from fuzz import json_values
 from harness import arguments, copy, reference, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,19 +61,11 @@ def test_settings_out_of_range_are_refused_before_anything_is_written(
 
 # --- files of runs ---
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
-
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
+def scratch(types_unchecked, tmp_path_factory):
     """A directory for every example; and types are Config's business, as they are for users."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield tmp_path_factory.mktemp("scratch")
-    jaxtyping.config.update("jaxtyping_disable", False)
+    return tmp_path_factory.mktemp("scratch")
 
 
 def only_input_errors(path, read):
@@ -92,7 +84,7 @@ def test_a_config_json_with_anything_in_it_is_read_or_refused_by_name(scratch, d
     config = json.loads((reference() / "config.json").read_text())
     inner = data.draw(st.sampled_from([config, config["config"], config["scaler"]]))
     name = data.draw(st.sampled_from(sorted(inner)))
-    inner[name] = data.draw(values)
+    inner[name] = data.draw(json_values)
     if data.draw(st.booleans()):
         del inner[name]
     (scratch / "config.json").write_text(json.dumps(config))
@@ -142,7 +134,7 @@ def one_checkpoint(scratch):
     where=st.floats(0, 1, exclude_max=True),
     byte=st.integers(0, 255),
     other=st.binary(max_size=50),
-    value=values,
+    value=json_values,
     up_to_date=st.booleans(),
 )
 def test_a_checkpoint_with_anything_in_it_is_read_or_refused_by_name(

@@ -55,10 +55,14 @@ def many_runs(log, out):
     train.main = mains
 
 
-def quarters(log):
-    """Means of the second and of the last quarter, of memory, open files and litter."""
+def quarters(log, what, count):
+    """Means of the second and last quarter, of memory, open files and litter; and print them."""
     table = np.array([json.loads(line) for line in log.read_text().splitlines()])
-    return np.split(table, 4)[1].mean(axis=0), np.split(table, 4)[3].mean(axis=0), len(table)
+    assert len(table) == count
+    early, late = (np.split(table, 4)[i].mean(axis=0) for i in (1, 3))
+    print("{} {}: {:.1f} MB and {:.1f} open files".format(count, what, *early), end=", ")
+    print("later {:.1f} MB and {:.1f}".format(*late))
+    return early, late
 
 
 @pytest.mark.slow
@@ -70,12 +74,7 @@ def test_200_rounds_of_training_saving_and_sampling(tmp_path):
     )
     assert done.status == 0, done.err
     assert len(rows(out)) == ROUNDS
-    early, late, count = quarters(log)
-    assert count == ROUNDS
-    print(
-        f"{ROUNDS} rounds: {early[0]:.1f} MB, {early[1]:.1f} files open at first, then "
-        f"{late[0]:.1f} MB, {late[1]:.1f}"
-    )
+    early, late = quarters(log, "rounds", ROUNDS)
     # The quarters are 100 rounds apart: 3 % of 400 MB is 120 kB a round, less than one picture.
     assert late[0] < 1.03 * early[0]
     assert late[1] <= early[1] + 1
@@ -88,12 +87,7 @@ def test_20_runs_in_one_process(tmp_path):
     log = tmp_path / "usage"
     done = run(tmp_path / "log", "train", [], partial(many_runs, log, tmp_path / "run"))
     assert done.status == 0, done.err
-    early, late, count = quarters(log)
-    assert count == RUNS
-    print(
-        f"{RUNS} runs: {early[0]:.1f} MB, {early[1]:.1f} files open at first, then "
-        f"{late[0]:.1f} MB, {late[1]:.1f}"
-    )
+    early, late = quarters(log, "runs", RUNS)
     # The quarters are ten runs apart: 5 % of 600 MB is 3 MB a run.
     assert late[0] < 1.05 * early[0]
     assert late[1] <= early[1] + 1
