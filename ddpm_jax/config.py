@@ -27,8 +27,8 @@ class Config:
     preset: Literal["fast", "reference"] = "fast"
     """fast: the best recipe, about a minute on two cores. reference: the original experiment."""
     data: str = "bicycle"
-    """A file of points (.txt, .csv, .gz of these, .npy), or bicycle, dino, moons, 8gaussians,
-    swissroll, checkerboard, spirals."""
+    """A file of points (.txt, .csv, .gz of these, .npy), a directory of .npy, or bicycle, dino,
+    moons, 8gaussians, swissroll, checkerboard, spirals."""
     seed: int = 0
     """Everything random follows from it."""
 
@@ -67,7 +67,8 @@ class Config:
     stratified: bool = True
     """Spread a batch's times evenly, instead of drawing them independently."""
     points_per_time: int = 16
-    """Points of a batch that share a time, so that fewer are embedded; a divisor of the batch."""
+    """Points of a batch that share a time, so that fewer are embedded; lowered to a divisor of
+    the batch."""
 
     snapshot_every: int = 0
     """Epochs between pictures, beside the first epoch's; 0: a tenth of the run."""

@@ -118,8 +118,11 @@ class Scaler:
         Scaled data then have std 0.5, about that of data which fill [-1, 1]. A constant column
         gets scale 0: it becomes 0, and comes back exactly.
         """
-        low = np.min([block.min(axis=0) for block in blocks(points)], axis=0)
-        high = np.max([block.max(axis=0) for block in blocks(points)], axis=0)
+        ends = [(block.min(axis=0), block.max(axis=0)) for block in blocks(points)]
+        low, high = (
+            np.min([end[0] for end in ends], axis=0),
+            np.max([end[1] for end in ends], axis=0),
+        )
         spread = high - low
         divisor = np.where(spread > 0, spread, 1)
 
@@ -243,7 +246,8 @@ def _first_bad(points: np.ndarray) -> int | None:
 
 
 def _shards(directory: Path) -> list[Path]:
-    shards = sorted(directory.glob("*.npy"))
+    # Names with a dot in front are of files that are still being written, or of another program.
+    shards = sorted(path for path in directory.glob("*.npy") if path.name[0] != ".")
     if not shards:
         raise _fault(directory, "no directory with .npy files", "Put the shards there as .npy.")
     return shards

@@ -85,7 +85,7 @@ def make_trainer(
             return training.train_epoch(
                 key, apply, optimizer, schedule, state, data, rows, **draw, ema_decay=ema_decay
             )
-        # Not train_epoch, whose `cond` would run both branches under vmap.
+        # Not train_points, whose `cond` would run both branches under vmap.
         batches = training.draw_batches(key, data[rows], state.step, schedule.num_steps, **draw)
         return training.train_steps(
             apply, optimizer, schedule, state, batches, ema_decay=ema_decay, guard=True
@@ -108,7 +108,7 @@ def make_trainer(
 
 def epoch_orders(runs: Sequence[Run], epoch: int) -> Int[Array, "M S B"]:
     """The rows of every batch of an epoch, for each member."""
-    n, batch_size = runs[0].num_points, runs[0].config.batch_size or 1
+    n, batch_size = runs[0].num_points, runs[0].config.batch_size
     return jax.vmap(lambda key: training.epoch_order(key, epoch, n, batch_size))(
         _stack(runs, "order")
     )

@@ -14,7 +14,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     It ends as `path` does, so that writers which go by the suffix write the right format. What was
     written is on the disk before it is renamed: not even a power cut leaves half a file. Raises
-    InputError where the disk refuses.
+    InputError where the disk refuses to take it.
     """
     path = Path(path)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -28,7 +28,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     else:
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 def sync(path: str | Path) -> None:

@@ -22,6 +22,8 @@ class MappedPoints:
 
     def __getitem__(self, rows: Int[np.ndarray, "*batch"]) -> Float64[np.ndarray, "*batch d"]:
         """The points of those rows, read in the order in which they lie on the disk."""
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows must lie in 0..{len(self) - 1}")
         found = np.empty((rows.size, self.shape[1]))
         order = np.argsort(rows, axis=None, kind="stable")
         wanted = rows.ravel()[order]

@@ -28,7 +28,7 @@ def sinusoid(t: Shaped[Array, "*n"], width: int, dtype=jnp.float32) -> Float[Arr
 
 @functools.cache
 def _sinusoids(num_times: int, width: int, dtype: np.dtype) -> np.ndarray:
-    """`sinusoid` of 0..num_times-1, made on the host: a table, not a computation of every step."""
+    """`sinusoid` of 0..num_times-1, made once: a table, not a computation of every step."""
     with jax.ensure_compile_time_eval():
         return np.asarray(sinusoid(jnp.arange(num_times), width, dtype))
 
@@ -149,7 +149,7 @@ class Denoiser(nn.Module):
         if not self.num_times or not jnp.issubdtype(t.dtype, jnp.integer):
             return sinusoid(t, self.time_width, dtype)
         table = jnp.asarray(_sinusoids(self.num_times, self.time_width, dtype))
-        return table.at[t].get(mode="clip")
+        return table.at[t].get(mode="clip", wrap_negative_indices=False)
 
     def _fourier(self, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
         def normal(key: Array, shape: tuple[int, ...]) -> Array:

@@ -108,7 +108,7 @@ def training_mesh(batch_size: int, per_process: int | None = None) -> Mesh:
     processes, there = jax.process_count(), jax.local_device_count()
     most = 1 if jax.default_backend() == "cpu" else there
     fitting = [n for n in range(1, most + 1) if batch_size % (n * processes) == 0]
-    count = per_process or max(fitting, default=1)
+    count = max(fitting, default=1) if per_process is None else per_process
     if not 1 <= count <= there:
         raise ConfigError(f"--train-devices {count}: this process has {there}")
     if batch_size % (count * processes):

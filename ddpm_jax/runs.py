@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -219,6 +220,12 @@ def own_files(directory: Path) -> list[Path]:
     found = [path for folder in folders for path in sorted(folder.glob("*"))]
     own = [p for p in found if _OWN.fullmatch(p.relative_to(directory).as_posix())]
     return sorted(own, key=lambda path: path.name != "config.json")
+
+
+def clear(directory: Path) -> None:
+    """Remove what a run has put into its directory, and nothing else."""
+    for path in own_files(directory):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def append_row(directory: Path, row: dict[str, Any]) -> None:

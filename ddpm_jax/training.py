@@ -86,7 +86,7 @@ def train_step(
     `batch` is one row of `Batches`. The average keeps a share min(decay, (1 + n) / (10 + n)) of
     itself in step n, so that it forgets the initial parameters quickly. With `guard`, a step whose
     loss or gradient is not finite changes nothing but the step number, and its loss is NaN; that
-    costs a tenth of the time, so `train_epoch` asks for it only where it is needed.
+    costs a tenth of the time, so `train_points` asks for it only where it is needed.
     """
 
     def loss_fn(params: Params) -> Array:

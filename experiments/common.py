@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -61,12 +61,18 @@ def load_run_data(run: Run) -> np.ndarray:
             f"{run.config.data} is not what it was when the run was trained: restore the file, or "
             "train again"
         )
-    return in_memory(points, SHOWN_VALUES // run.dim)
+    return in_memory(points, max(SHOWN_VALUES // run.dim, 2))
 
 
 def in_memory(points: Points, most: int = sys.maxsize) -> np.ndarray:
     """Points that are in memory as they are; of those on disk, `most` at most."""
     return points if isinstance(points, np.ndarray) else points.some(most)
+
+
+def draw_points(draw: Callable, params: Any, key: jax.Array, count: int) -> np.ndarray:
+    """The first `count` points [count, D] that a block sampler draws with the key."""
+    blocks = np.asarray(draw(params, key, 0, -(-count // BLOCK)))
+    return blocks.reshape(-1, blocks.shape[-1])[:count]
 
 
 T = TypeVar("T")

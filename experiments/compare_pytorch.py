@@ -53,7 +53,7 @@ class Args:
     seeds: int = 4
     """How many independent trainings of each side the statistical rows compare, at least two."""
     epochs: int = 10
-    """Their epochs."""
+    """Their epochs, and those of the network whose trajectories are compared."""
     overwrite: bool = False
     """Replace the JSON file if it exists."""
 

@@ -1,7 +1,6 @@
 """Several seeds at once, for train.py --seeds: one program, and quality with its spread."""
 
 import json
-import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import BLOCK
+from common import BLOCK, draw_points
 from tqdm import tqdm
 
 from ddpm_jax import checkpoints, ensembles, files, metrics, parallel, runs, sampling
@@ -25,8 +24,8 @@ MAX_CHUNK_POINTS = 2**20
 def train(args: "Args", points: np.ndarray, devices: list) -> int:
     """Train seeds seed, seed + 1, ... and leave a run directory of each, and a table."""
     seeds = range(args.config.seed, args.config.seed + (args.seeds or 1))
-    if args.resume or args.processes.distributed:
-        raise ConfigError("--seeds goes neither with --resume nor with --distributed")
+    if args.resume or args.processes.distributed or args.train_devices is not None:
+        raise ConfigError("--seeds goes with none of --resume, --distributed and --train-devices")
     base = Run.of(args.config, points)
     members = ensembles.grid(base, seeds)
     stem = f"{Path(base.config.data).stem}-{base.config.preset}-seeds"
@@ -37,7 +36,7 @@ def train(args: "Args", points: np.ndarray, devices: list) -> int:
         if old and not args.overwrite:
             raise InputError(f"{out} holds {old[0].name}: pass --overwrite, or another --out")
         for path in out.glob("seed-*"):
-            shutil.rmtree(path)
+            runs.clear(path)
         print(f"{len(points):,} points in {base.dim} dimensions, {len(seeds)} seeds -> {out}/")
         states, losses = fit(members, points, devices)
         for folder, run, state, loss in zip(folders, members, states, losses, strict=True):
@@ -57,10 +56,10 @@ def fit(members: list[Run], points: np.ndarray, devices: list) -> tuple[list, np
     data = parallel.replicate(mesh, base.scaler.apply(points))
     states = jax.device_put(ensembles.init_states(members), parallel.sharding(mesh, "data"))
     step = ensembles.make_trainer(members, mesh)
-    chunk = max(MAX_CHUNK_POINTS // ((base.config.batch_size or 1) * len(members)), 1)
+    chunk = max(MAX_CHUNK_POINTS // (base.config.batch_size * len(members)), 1)
     losses = []
     with tqdm(total=base.config.epochs, unit="epoch", dynamic_ncols=True) as bar:
-        for epoch in range(base.config.epochs or 0):
+        for epoch in range(base.config.epochs):
             rows, losses = ensembles.epoch_orders(members, epoch), []
             for start in range(0, base.steps_per_epoch, chunk):
                 states, part = step(states, data, rows[:, start : start + chunk])
@@ -82,8 +81,7 @@ def write_table(
     table = {}
     for folder, run, state in zip(folders, members, states, strict=True):
         params = jax.tree.map(jnp.asarray, runs.sampling_params(state))
-        blocks = draw(params, run.keys()["sample"], 0, -(-count // BLOCK))
-        samples = np.asarray(blocks).reshape(-1, run.dim)[:count]
+        samples = draw_points(draw, params, run.keys()["sample"], count)
         with files.replacing(folder / "samples" / "final.npy") as temporary:
             np.save(temporary, run.scaler.invert(samples))
         table[folder.name] = metrics.quick(data, samples)

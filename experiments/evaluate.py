@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 import tyro
-from common import BLOCK, SamplerName, load_run_data, parse_args, run_main, use_devices
+from common import BLOCK, SamplerName, draw_points, load_run_data, parse_args, run_main, use_devices
 
 from ddpm_jax import files, metrics, plotting, sampling
 from ddpm_jax.errors import ConfigError
@@ -65,8 +64,7 @@ def main() -> int:
     draw = sampling.make_block_sampler(
         run.apply(), schedule, (BLOCK, run.dim), sampling.SAMPLERS[args.sampler], devices
     )
-    blocks = draw(params, jax.random.key(args.seed), 0, -(-args.num_samples // BLOCK))
-    samples = np.asarray(blocks).reshape(-1, run.dim)[: args.num_samples]
+    samples = draw_points(draw, params, jax.random.key(args.seed), args.num_samples)
 
     print(
         f"{args.run_dir}: {len(samples):,} samples after {step:,} training steps, "

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import BLOCK, SHOWN_VALUES, Interrupt, in_memory
+from common import BLOCK, SHOWN_VALUES, Interrupt, draw_points, in_memory
 from tqdm import tqdm
 
 from ddpm_jax import checkpoints, diffusion, files, parallel, runs, sampling, schedules, training
@@ -31,7 +31,7 @@ class Experiment:
     ) -> None:
         self.run, self.out, self.config, self.mesh = run, out, run.config, mesh
         self.on_disk = points if isinstance(points, MappedPoints) else None
-        shown = in_memory(points, SHOWN_VALUES // run.dim)
+        shown = in_memory(points, max(SHOWN_VALUES // run.dim, 2))
         self.shared_data = parallel.replicate(mesh, run.scaler.apply(shown))
         self.data = parallel.local(self.shared_data)
         self.steps_per_epoch = run.steps_per_epoch
@@ -98,9 +98,7 @@ class Experiment:
 
     def samples(self, count: int, draw: Any = None) -> np.ndarray:
         """Scaled samples [count, D]: always from the same x_T and noise, so that epochs compare."""
-        params, key = self.params(), self.keys["sample"]
-        blocks = (draw or self.draw)(params, key, 0, -(-count // BLOCK))
-        return np.asarray(blocks).reshape(-1, self.run.dim)[:count]
+        return draw_points(draw or self.draw, self.params(), self.keys["sample"], count)
 
     def checkpoint(self) -> None:
         """Save all that training goes on from."""
@@ -180,8 +178,8 @@ class Experiment:
         """Run what is left of the epoch in chunks; False if a signal came before its end."""
         rows = self.order(epoch)
         for start, end in self.chunks(self.step - epoch * self.steps_per_epoch):
-            interrupt.signum = parallel.greatest(interrupt.signum or 0) or None
-            if interrupt:
+            if signum := parallel.greatest(interrupt.signum or 0):
+                interrupt.signum = signum
                 return False
             self.state, losses = self.train_rows(rows[start:end])
             self.losses[start:end] = losses
@@ -219,7 +217,7 @@ class Experiment:
     def record(self, epoch: int, seconds: float) -> dict[str, Any]:
         """Append the epoch's row to metrics.jsonl; no loss where every step was skipped."""
         if self.floor is None:
-            rounds = int(np.clip(8e8 / (self.run.num_points * self.config.num_steps), 1, 64)) + 1
+            rounds = int(np.clip(8e8 / (len(self.data) * self.config.num_steps), 1, 64)) + 1
             ideal = jax.jit(functools.partial(diffusion.ideal_loss, rounds=rounds))
             self.floor = float(ideal(self.keys["floor"], self.schedule, self.data)[0])
         kept = self.losses[~np.isnan(self.losses)]

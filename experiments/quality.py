@@ -4,8 +4,8 @@ python experiments/quality.py samplers --run runs/bicycle-fast    quality agains
 python experiments/quality.py ablation                            one setting changed at a time
 python experiments/quality.py toys                                moons and 8 gaussians, exact W2
 python experiments/quality.py tabular                             against a Gaussian mixture
-python experiments/quality.py density --run runs/bicycle-fast     the density it has learned
-python experiments/quality.py lattice --run runs/bicycle-fast     what a classifier goes by
+python experiments/quality.py density runs/bicycle-fast           the density it has learned
+python experiments/quality.py lattice runs/bicycle-fast           what a classifier goes by
 
 Each prints its table; --json FILE writes it. The defaults fit a small, shared machine.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import quality_tabular
 import tyro
 from common import in_memory, load_data, load_run_data, parse_args, run_main, use_devices
-from quality_fit import FEW, Fit, Row, Study, fit, mean, quick, show
+from quality_fit import FEW, Fit, Row, Study, fit, mean, quick, show, spread
 from quality_samplers import Samplers
 
 from ddpm_jax import density, files, metrics, plotting, sampling
@@ -76,6 +76,7 @@ class Ablation(Study):
     """Samples measured."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.variants:
             if name not in VARIANTS:
                 raise ConfigError(f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}")
@@ -91,8 +92,8 @@ class Ablation(Study):
                 scale = model.run.scaler.apply
                 quality = quick(scale(data), scale(model.sample(self.num_samples, seed)))
                 found.append(quality | {"train s": model.seconds})
-            spread = float(np.std([row["TV"] for row in found], ddof=1)) if self.seeds > 1 else None
-            rows.append({"variant": name, **mean(found), "TV ±": spread, "seeds": self.seeds})
+            deviation = spread([row["TV"] for row in found])
+            rows.append({"variant": name, **mean(found), "TV ±": deviation, "seeds": self.seeds})
             print(rows[-1], flush=True)
         return rows
 
@@ -133,7 +134,8 @@ class Toys(Study):
                 {
                     "data": name,
                     "W2": float(w2.mean()),
-                    "±": float(w2.std()),
+                    "±": spread(w2),
+                    "median": float(np.median(w2)),
                     "real vs real": float(floor.mean()),
                     "ratio": float(w2.mean() / floor.mean()),
                     "real, one by one": float(independent.mean()),
@@ -192,7 +194,6 @@ class Density(Study):
         rng = np.random.default_rng(0)
         drawn = cells[rng.choice(len(cells), 30_000, p=mass / mass.sum())]
         drawn = drawn + rng.uniform(-0.5, 0.5, drawn.shape) * (edges[1] - edges[0])
-        self.images.mkdir(parents=True, exist_ok=True)
         plotting.montage(self.images / "density.png", data, [("exp(log p), on a grid", drawn)])
 
         x = jnp.asarray(rng.choice(data, self.num_points), "float32")
@@ -225,8 +226,12 @@ class Lattice(Study):
         model = Fit(run, run.load_params(self.run)[1], 0.0)
         found: dict[str, list[float]] = {}
         for seed in range(self.seeds):
-            real, others = np.split(np.random.default_rng(seed).permutation(data)[:20_000], 2)
-            samples = model.sample(10_000, seed, steps=run.config.num_steps, sampler=sampling.DDPM)
+            half, shuffled = (
+                min(len(data) // 2, 10_000),
+                np.random.default_rng(seed).permutation(data),
+            )
+            real, others = shuffled[:half], shuffled[half : 2 * half]
+            samples = model.sample(half, seed, steps=run.config.num_steps, sampler=sampling.DDPM)
             noise = np.random.default_rng(seed).normal(0, 0.25 / self.per_unit, others.shape)
             kinds = {
                 "real points": others,
@@ -238,7 +243,7 @@ class Lattice(Study):
                 accuracy = metrics.classifier_two_sample(real, points, seed)
                 found.setdefault(name, []).append(accuracy)
         return [
-            {"points": n, "two-sample test": float(np.mean(v)), "±": float(np.std(v, ddof=1))}
+            {"points": n, "two-sample test": float(np.mean(v)), "±": spread(v)}
             for n, v in found.items()
         ]
 
@@ -261,7 +266,8 @@ def main() -> None:
         if f.name not in ("json", "images", "overwrite", "config")
     }
     rows = study()
-    show(f"{type(study).__name__.lower()}: {settings}; {FEW} evaluations", rows, study.json)
+    few = f"; {FEW} evaluations" if isinstance(study, Ablation | Toys | Tabular) else ""
+    show(f"{type(study).__name__.lower()}: {settings}{few}", rows, study.json)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import BLOCK
+from common import BLOCK, draw_points
 
 from ddpm_jax import files, metrics, sampling, training
 from ddpm_jax.config import Config
+from ddpm_jax.errors import ConfigError
 from ddpm_jax.runs import Run, sampling_params
 from ddpm_jax.sampling import SA_SOLVER, Sampler
 from ddpm_jax.schedules import respace
@@ -36,6 +37,10 @@ class Study:
     """Where figures go."""
     overwrite: bool = False
     """Replace the JSON file if it exists."""
+
+    def __post_init__(self) -> None:
+        if getattr(self, "seeds", 1) < 1:
+            raise ConfigError("--seeds must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,7 @@ class Fit:
         draw = sampling.make_block_sampler(
             self.run.apply(), schedule, (BLOCK, self.run.dim), sampler, jax.local_devices()[:1]
         )
-        blocks = draw(self.params, jax.random.key(seed), 0, -(-n // BLOCK))
-        return self.run.scaler.invert(np.asarray(blocks).reshape(-1, self.run.dim)[:n])
+        return self.run.scaler.invert(draw_points(draw, self.params, jax.random.key(seed), n))
 
 
 def fit(config: Config, points: np.ndarray, steps: int = 0) -> Fit:
@@ -71,25 +75,25 @@ def fit(config: Config, points: np.ndarray, steps: int = 0) -> Fit:
         run = Run.of(dataclasses.replace(config, epochs=epochs), points)
     c, optimizer, schedule = run.config, run.optimizer(), run.config.make_schedule()
     data = jnp.asarray(run.scaler.apply(points), "float32")
-    key_init, key_order, key_noise = jax.random.split(jax.random.key(c.seed), 3)
+    keys = run.keys()
 
     @functools.partial(jax.jit, donate_argnums=0)
     def epoch(state: training.TrainState, number: jax.Array) -> training.TrainState:
         state, _ = training.train_epoch(
-            key_noise,
+            keys["noise"],
             run.apply(),
             optimizer,
             schedule,
             state,
             data,
-            training.epoch_order(key_order, number, run.num_points, c.batch_size),
+            training.epoch_order(keys["order"], number, run.num_points, c.batch_size),
             stratified=c.stratified,
             points_per_time=c.points_per_time,
             ema_decay=c.ema_decay or None,
         )
         return state
 
-    state = run.init_state(key_init)
+    state = run.init_state(keys["init"])
     compiled = epoch.lower(state, jnp.asarray(0)).compile()
     began = time.perf_counter()
     for number in range(c.epochs):
@@ -106,6 +110,11 @@ def quick(real: np.ndarray, fake: np.ndarray) -> Row:
         "SW": values["sliced_wasserstein"],
         "off": metrics.far_fraction(real, fake),
     }
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Their standard deviation; None of a single one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def mean(rows: list[Row]) -> Row:

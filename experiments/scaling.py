@@ -122,20 +122,24 @@ def over_processes() -> dict[str, dict[str, float]]:
             )
             for i in range(count)
         ]
-        said = [process.communicate(timeout=300)[0] for process in started]
+        try:
+            said = [process.communicate(timeout=300)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
         if any(process.returncode for process in started):
             raise RuntimeError(f"one of {count} processes failed: {said}")
-        for batch, seconds in json.loads(said[0].splitlines()[-1]).items():
-            table.setdefault(batch, {})[str(count)] = seconds
+        for batch, time in json.loads(said[0].splitlines()[-1]).items():
+            table.setdefault(batch, {})[str(count)] = time
     return table
 
 
 def one_process() -> None:
     """What each of several processes does: time the steps together, and the first one says so."""
     mesh = parallel.training_mesh(BATCHES[0], 1)
-    seconds = {str(b): microseconds({"it": trainer(mesh, b)})["it"] for b in BATCHES}
+    times = {str(b): microseconds({"it": trainer(mesh, b)})["it"] for b in BATCHES}
     if parallel.is_first():
-        print(json.dumps(seconds))
+        print(json.dumps(times))
 
 
 def over_seeds() -> list[dict[str, Any]]:
@@ -189,12 +193,13 @@ def show(title: str, table: dict[str, dict[str, float]]) -> None:
     print(f"{title:<34}" + "".join(f"{n:>18}" for n in next(iter(table.values()))))
     for name, row in table.items():
         first = next(iter(row.values()))
-        print(f"  {name:<32}" + "".join(f"{t:>10.0f} ({first / t:.2f})" for t in row.values()))
+        print(f"  {name:<32}" + "".join(f"{t:>11.0f} ({first / t:.2f})" for t in row.values()))
 
 
 def main() -> int:
     """Measure, print, write."""
     args = parse_args(Args, description=__doc__)
+    jax.config.update("jax_platforms", "cpu")  # of which there are as many as one likes
     if args.processes.distributed:
         args.processes.join()
         use_devices(1)

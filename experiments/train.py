@@ -8,7 +8,6 @@ Several processes, all with the same command and --distributed, train one model:
 """
 
 import shlex
-import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -55,6 +54,11 @@ class Args:
             raise ConfigError(f"--seeds must be at least 1, got {self.seeds}")
 
 
+def default_out(data: str, preset: str) -> Path:
+    """The run directory, unless another is given."""
+    return Path("runs") / f"{Path(data).stem}-{preset}"
+
+
 def parse(argv: list[str]) -> Args:
     """Read the command line; what it leaves out is the preset's, or the run's to resume."""
 
@@ -63,8 +67,8 @@ def parse(argv: list[str]) -> Args:
         return words[words.index(flag) + 1] if flag in words[:-1] else None
 
     base = PRESETS.get(value("--preset") or "", PRESETS["fast"])
-    out = value("--out")
-    if "--resume" in argv and out:
+    if "--resume" in argv:
+        out = value("--out") or default_out(value("--data") or base.data, base.preset)
         base = Run.load(out).config
     return parse_args(Args, args=argv, description=__doc__, default=Args(config=base))
 
@@ -84,8 +88,7 @@ def prepare(out: Path, run: Run, args: Args) -> None:
             "--overwrite to replace it, or another --out"
         )
     else:
-        for path in own:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        runs.clear(out)
         run.save(out)
 
 
@@ -107,8 +110,8 @@ def main() -> int:
 
         return ensemble.train(args, in_memory(points), devices)
     run = Run.of(args.config, points)
-    out = args.out or Path("runs") / f"{Path(run.config.data).stem}-{run.config.preset}"
-    mesh = parallel.training_mesh(run.config.batch_size or 1, args.train_devices)
+    out = args.out or default_out(run.config.data, run.config.preset)
+    mesh = parallel.training_mesh(run.config.batch_size, args.train_devices)
     first = parallel.is_first()
     if args.resume:
         Run.load(out)  # before the directory is made

@@ -137,7 +137,7 @@ def experiment(**changes: Any) -> Any:
 
     data = datasets.load_points(points())
     run = Run.of(Config(**SETTINGS | {"data": str(points())} | changes), data)
-    mesh = parallel.training_mesh(run.config.batch_size or 1)
+    mesh = parallel.training_mesh(run.config.batch_size)
     made = train.Experiment(run, Path(), data, jax.devices()[:1], mesh)
     made.initial = made.state
     return made

@@ -427,3 +427,9 @@ def test_scaler_errors():
     for convert in (Scaler((0.0, 0.0), (1.0, 1.0)).apply, Scaler((0.0, 0.0), (1.0, 1.0)).invert):
         with pytest.raises(DataError, match="points have 1 columns; this Scaler is for 2"):
             convert(np.zeros((5, 1)))
+
+
+def test_files_being_written_into_a_directory_are_not_read(tmp_path):
+    np.save(tmp_path / "shard_00000.npy", np.ones((3, 2)))
+    np.save(tmp_path / ".tmp-1-shard_00001.npy", np.zeros((5, 2)))
+    assert load_points(tmp_path).tolist() == [[1, 1]] * 3

@@ -21,7 +21,7 @@ def points():
 
 @pytest.mark.slow
 def test_working_memory_does_not_grow_with_the_steps():
-    found = costs.memory([])
+    found = costs.memory()
     assert found["steps"] == [10, 100, 1000]
     assert found["bytes a sample"][0] > 2 * 4
     assert len(set(found["bytes a sample"])) == 1

@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
         "milestones": (0, 5),
         "tables": (1,),
         "seed": (-1, 2**32),
-        "train_devices": (-1, 3, 99),
+        "train_devices": (-1, 0, 3, 99),
     }.items(),
 )
 def test_settings_out_of_range_are_refused_before_anything_is_written(
