@@ -9,6 +9,7 @@ Devices beyond the cores are virtual: they show what splitting the work costs, n
 import functools
 import json
 import math
+import os
 import re
 import socket
 import subprocess
@@ -107,7 +108,11 @@ def communication() -> dict[str, Any]:
 
 
 def over_processes() -> dict[str, dict[str, float]]:
-    """The same as `over_devices` for processes on loopback, one device each."""
+    """The same as `over_devices` for processes on loopback, one device and one core each.
+
+    As machines of one core would be; where there are more processes than cores, they take turns.
+    """
+    cores = sorted(os.sched_getaffinity(0))
     table: dict[str, dict[str, float]] = {}
     for count in COUNTS:
         with socket.socket() as probe:
@@ -119,6 +124,7 @@ def over_processes() -> dict[str, dict[str, float]]:
                 [*command, "--num-processes", str(count), "--process-id", str(i)],
                 stdout=subprocess.PIPE,
                 text=True,
+                preexec_fn=functools.partial(os.sched_setaffinity, 0, {cores[i % len(cores)]}),
             )
             for i in range(count)
         ]
@@ -211,7 +217,7 @@ def main() -> int:
     record: dict[str, Any] = {"devices": over_devices()}
     show("µs a step, batch by devices", record["devices"])
     record["processes"] = over_processes()
-    show("µs a step, batch by processes", record["processes"])
+    show("µs a step, by processes of a core", record["processes"])
     record["communication"] = communication()
     for n, found in record["communication"].items():
         print(f"communication of {n} devices: {found}")
