@@ -112,7 +112,6 @@ def over_processes() -> dict[str, dict[str, float]]:
 
     As machines of one core would be; where there are more processes than cores, they take turns.
     """
-    cores = sorted(os.sched_getaffinity(0))
     table: dict[str, dict[str, float]] = {}
     for count in COUNTS:
         with socket.socket() as probe:
@@ -124,7 +123,6 @@ def over_processes() -> dict[str, dict[str, float]]:
                 [*command, "--num-processes", str(count), "--process-id", str(i)],
                 stdout=subprocess.PIPE,
                 text=True,
-                preexec_fn=functools.partial(os.sched_setaffinity, 0, {cores[i % len(cores)]}),
             )
             for i in range(count)
         ]
@@ -207,6 +205,8 @@ def main() -> int:
     args = parse_args(Args, description=__doc__)
     jax.config.update("jax_platforms", "cpu")  # of which there are as many as one likes
     if args.processes.distributed:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[(args.processes.process_id or 0) % len(cores)]})
         args.processes.join()
         use_devices(1)
         one_process()
