@@ -20,9 +20,12 @@ from ddpm_jax.runs import Run
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RUN = [
     *("--epochs", 4, "--batch-size", 64, "--snapshot-points", 500, "--num-steps", 30),
-    *("--width", 16, "--depth", 1, "--tables", 8),
+    *("--width", 16, "--depth", 1, "--tables", 8, "--learning-rate", 1e-4),
 ]
-"""Twenty steps of a small network."""
+"""Twenty steps of a small network.
+
+At a small rate, since Adam moves a weight whose gradient is all rounding by as much as any other.
+"""
 
 ON_MESHES = """
 import sys
@@ -38,7 +41,8 @@ from ddpm_jax.config import Config
 from ddpm_jax.runs import Run
 
 points = np.random.default_rng(0).uniform(-1, 1, (320, 2))
-run = Run.of(Config(epochs=4, batch_size=64, width=32, tables=(16,)), points)
+config = Config(epochs=4, batch_size=64, width=32, tables=(16,), learning_rate=1e-4)
+run = Run.of(config, points)
 states = []
 for count in (1, 2, 4):
     mesh = parallel.training_mesh(64, count)
@@ -53,6 +57,7 @@ for state in states[1:]:
     for (path, a), b in zip(reference, jax.tree.leaves(state.params)):
         a, b = np.asarray(a), np.asarray(b)
         error = np.linalg.norm(a - b) / np.linalg.norm(a)
+        print(path, error)
         assert error < 1e-5, (path, error)
 """
 
@@ -60,7 +65,7 @@ for state in states[1:]:
 @pytest.mark.slow
 def test_devices_that_share_the_batches_train_the_same_model():
     # Float32 sums of 64 terms in another order differ by about 1e-7 relative; twenty steps of Adam,
-    # which divides by the gradient's size, let that grow, but not a hundredfold.
+    # which divides by the gradient's size, let that grow, but at the original rate of 1e-4 not a hundredfold.
     command = [sys.executable, "-c", ON_MESHES, EXPERIMENTS]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
