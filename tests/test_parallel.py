@@ -65,7 +65,7 @@ for state in states[1:]:
 @pytest.mark.slow
 def test_devices_that_share_the_batches_train_the_same_model():
     # Float32 sums of 64 terms in another order differ by about 1e-7 relative; twenty steps of Adam,
-    # which divides by the gradient's size, let that grow, but at the original rate of 1e-4 not a hundredfold.
+    # which divides by the gradient's size, let that grow; at the original rate of 1e-4, tenfold.
     command = [sys.executable, "-c", ON_MESHES, EXPERIMENTS]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
