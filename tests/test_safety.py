@@ -141,7 +141,8 @@ def tasks_of_orbax_buried(monkeypatch):
 @pytest.mark.slow
 @settings(
     deadline=None,
-    max_examples=300,
+    derandomize=True,
+    max_examples=100,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
