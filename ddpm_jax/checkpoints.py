@@ -279,10 +279,10 @@ def _put_in_place(scratch: Path, directory: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def _orbax_reads(folder: Path) -> Iterator[None]:
-    """Translate what Orbax and tensorstore raise where a checkpoint does not parse."""
+    """Translate what Orbax and tensorstore raise where a checkpoint does not parse: anything."""
     try:
         yield
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:
         raise _DamageError(f"{folder}: Orbax cannot read it: {error}") from error
 
 

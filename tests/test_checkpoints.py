@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -177,6 +178,17 @@ def test_wrong_leaves_in_sound_files_are_seen(run):
 @pytest.mark.parametrize("name", ["state/_METADATA", "_CHECKPOINT_METADATA"])
 def test_what_orbax_cannot_read_is_passed_over(run, name):
     (run / "2" / name).unlink()
+    (run / "2" / "SHA256SUMS").write_text(seal(run / "2"))
+    with pytest.warns(UserWarning, match="run/2: Orbax cannot read it"):
+        assert restore(run, make_state(0))[0] == 1
+
+
+def test_metadata_of_a_wrong_type_under_valid_sums_are_passed_over(run):
+    path = run / "2" / "state" / "_METADATA"
+    metadata = json.loads(path.read_text())
+    name = next(iter(metadata["tree_metadata"]))
+    metadata["tree_metadata"][name] = 0
+    path.write_text(json.dumps(metadata))
     (run / "2" / "SHA256SUMS").write_text(seal(run / "2"))
     with pytest.warns(UserWarning, match="run/2: Orbax cannot read it"):
         assert restore(run, make_state(0))[0] == 1
