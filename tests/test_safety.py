@@ -3,6 +3,7 @@
 import ast
 import gc
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -131,10 +132,13 @@ def tasks_of_orbax_buried(monkeypatch):
     They are to do so in the example they belong to, unheard, and not whenever they are collected.
     """
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    logging.disable()  # the records that pytest keeps would keep the tasks
     gc.collect()
     gc.freeze()  # so that the collection after every example is a short one
     yield
     gc.unfreeze()
+    gc.collect()
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.slow
