@@ -25,3 +25,10 @@ def types_unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def x64():
+    """Float64, for comparisons with exact numbers."""
+    with jax.enable_x64(True):
+        yield

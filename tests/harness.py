@@ -240,6 +240,16 @@ def at_chunk(number: int, act: Callable[[Any], None], points: int = 20) -> None:
 # --- what a run ends with ---
 
 
+def assert_same_bits(a: Any, b: Any) -> None:
+    """Trees of the same structure, shapes, dtypes and bytes."""
+    import jax
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
 def rows(out: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, none of them torn, doubled or left out."""
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,52 +1,22 @@
 """Checkpoints: bit for bit, or a warning and the one before, or an error; never wrong numbers."""
 
-import contextlib
 import hashlib
 import json
 import os
-import random
 import re
-import resource
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from checkpoint_states import make_state, save_two
+from harness import assert_same_bits
 
 from ddpm_jax import checkpoints
 from ddpm_jax.checkpoints import restore, save, steps
 from ddpm_jax.errors import CheckpointError
-
-
-class Pair(NamedTuple):
-    count: jax.Array
-    mask: np.ndarray
-
-
-def make_state(step):
-    """Every kind of node and leaf, a known function of `step`; Adam's moments are not zero."""
-    params = {"dense": {"kernel": jnp.arange(6.0).reshape(2, 3) - step, "bias": jnp.ones(3)}}
-    adam = optax.adam(1e-3)
-    _, moments = adam.update(params, adam.init(params))
-    # The signed zero, the smallest subnormal and the largest float: what a lossy path would lose.
-    edges = np.array([-0.0, 1e-45, 3.4028235e38], np.float32)
-    half = jnp.full((1, 2), step, jnp.bfloat16)
-    return (params, moments, Pair(jnp.int32(step), np.array([True, False])), {"e": [edges, half]})
-
-
-def assert_same(actual, expected):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def files_of(folder):
@@ -64,10 +34,7 @@ def seal(folder):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    for step in (1, 2):
-        save(folder, step, make_state(step), {"epoch": step})
-    return folder
+    return save_two(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture
@@ -82,7 +49,7 @@ def test_round_trip_is_bit_for_bit(run, abstract):
     for step in (2, 1):
         at, state, metadata = restore(run, like)
         assert (at, metadata) == (step, {"epoch": step})
-        assert_same(state, make_state(step))
+        assert_same_bits(state, make_state(step))
         shutil.rmtree(run / str(step))
 
 
@@ -93,7 +60,7 @@ def test_restored_arrays_are_as_fresh_ones(run):
     assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(state))
     jax.jit(lambda tree: jax.tree.map(jnp.logical_not, tree), donate_argnums=0)(state[2].mask)
     jax.jit(lambda x: x + 1, donate_argnums=0)(state[0]["dense"]["kernel"])
-    assert_same(restore(run, make_state(0))[1], make_state(2))
+    assert_same_bits(restore(run, make_state(0))[1], make_state(2))
 
 
 def test_a_leaf_gets_the_sharding_of_like(run):
@@ -106,7 +73,7 @@ def test_a_leaf_gets_the_sharding_of_like(run):
     )
     _, state, _ = restore(run, like)
     assert all(x.sharding == sharding for x in jax.tree.leaves(state))
-    assert_same(state, make_state(2))
+    assert_same_bits(state, make_state(2))
 
 
 def test_sums_are_those_of_sha256sum(run):
@@ -149,7 +116,7 @@ def test_damage_to_any_file_is_seen_and_the_step_before_used(run, tmp_path, dama
         with pytest.warns(UserWarning, match=f"run/2: .*{re.escape(name)}"):
             step, state, metadata = restore(run, make_state(0))
         assert (step, metadata) == (1, {"epoch": 1})
-        assert_same(state, make_state(1))
+        assert_same_bits(state, make_state(1))
         shutil.rmtree(run / "2")
         (tmp_path / "whole").rename(run / "2")
     assert restore(run, make_state(0))[0] == 2
@@ -259,7 +226,7 @@ def test_a_save_ends_the_abandoned_future(run):
     flip_low(run / "100" / "SHA256SUMS")
     save(run, 10, make_state(-10))
     assert steps(run) == [1, 2, 9, 10]
-    assert_same(restore(run, make_state(0))[1], make_state(-10))
+    assert_same_bits(restore(run, make_state(0))[1], make_state(-10))
 
 
 def test_all_of_a_step_is_on_the_disk_before_it_is_renamed(run, monkeypatch):
@@ -292,100 +259,6 @@ def test_nothing_else_is_left_in_the_directory(run):
     assert {path.name for path in run.iterdir()} == {"1", "notes.txt"}
 
 
-class KilledError(BaseException):
-    """As a kill: no handler of errors sees it."""
-
-
-@pytest.mark.parametrize(
-    ("renames", "left", "newest"), [(0, [1, 2, 3], 3), (1, [1, 2], 2), (2, [1], 1), (3, [1, 2], -2)]
-)
-def test_a_swap_cut_short_leaves_whole_steps_of_one_run(run, monkeypatch, renames, left, newest):
-    save(run, 3, make_state(3))
-    rename, done = Path.rename, []
-
-    def rename_until_killed(*paths):
-        if len(done) == renames:
-            raise KilledError
-        done.append(rename(*paths))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", rename_until_killed)
-        with contextlib.suppress(KilledError):
-            save(run, 2, make_state(-2))
-    assert steps(run) == left
-    assert_same(restore(run, make_state(0))[1], make_state(newest))
-
-
-@contextlib.contextmanager
-def small_files(folder):
-    """A limit on the size of files, which any user can set: the large file cannot be written."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
-    try:
-        yield "File too large"
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def full_disk(folder):
-    """A disk of 600 kB, where mounting is permitted; a limit on the size of files elsewhere."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        with small_files(folder) as reason:
-            yield reason
-        return
-    try:
-        yield "No space left on device"
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextlib.contextmanager
-def read_only(folder):
-    """A folder that may not be written, not even by root, who becomes nobody in the meantime."""
-    folder.chmod(0o555)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield "Permission denied"
-    finally:
-        if root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-
-
-@pytest.mark.parametrize("broken", [small_files, full_disk])
-@pytest.mark.parametrize(("asks", "where"), [(True, r"\[Errno"), (False, "Failed writing")])
-def test_a_full_disk_costs_no_checkpoint(tmp_path, key, caplog, monkeypatch, broken, asks, where):
-    """Refused where room is asked for or, when others filled the disk since, in Orbax's threads."""
-    run, small = tmp_path / "run", {"x": jnp.arange(3.0)}
-    large = {"x": jax.random.normal(key, (2**18,))}
-    if not asks:
-        monkeypatch.setattr(checkpoints, "_ask_for_room", lambda path, size: None)
-    with broken(run) as reason:
-        save(run, 0, small)
-        for _ in range(2):
-            with pytest.raises(CheckpointError, match=f"save step 1 .*{where}.*{reason}.*intact"):
-                save(run, 1, large)
-            assert os.listdir(run) == ["0"]
-            assert_same(restore(run, small)[1], small)
-        save(run, 1, small)
-        assert steps(run) == [0, 1]
-    assert not caplog.records
-
-
-def test_a_read_only_directory_is_an_error_and_costs_no_checkpoint(run):
-    with (
-        read_only(run) as reason,
-        pytest.raises(CheckpointError, match=rf"cannot save step 2 .*{reason}.*intact"),
-    ):
-        save(run, 2, make_state(0))
-    assert_same(restore(run, make_state(0))[1], make_state(2))
-
-
 def test_bad_requests_say_what_would_be_right(run, tmp_path):
     state = make_state(0)
     with pytest.raises(CheckpointError, match=r"no checkpoint in .*nowhere"):
@@ -406,66 +279,3 @@ def test_no_file_stays_open(run):
         save(run, step, {"x": jnp.arange(3.0)})
         restore(run, {"x": jnp.arange(3.0)})
     assert len(os.listdir("/dev/fd")) <= len(before)
-
-
-SAVE_FOR_EVER = """
-import sys, jax.numpy as jnp, numpy as np
-from ddpm_jax.checkpoints import restore, save, steps
-run, like = sys.argv[1], {"x": jnp.zeros(50_000), "step": jnp.int32(0)}
-step = restore(run, like)[0] if steps(run) else 0
-while True:
-    step += 1
-    state = {"x": np.random.default_rng(step).random(50_000, np.float32), "step": jnp.int32(step)}
-    save(run, step, state)
-    print(step, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
-    """What a save that returned has written is there, to the bit, after SIGKILL in a later one."""
-    run, like = tmp_path / "run", {"x": jnp.zeros(50_000), "step": jnp.int32(0)}
-    moments = random.Random(0)
-    for _ in range(10):
-        command = [sys.executable, "-c", SAVE_FOR_EVER, str(run)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            first = process.stdout.readline()
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(moments.uniform(0, 0.3))
-            process.send_signal(signal.SIGKILL)
-            returned = int((first + process.stdout.read()).split()[-1])
-        step, state, _ = restore(run, like)
-        assert step in (returned, returned + 1)
-        expected = np.random.default_rng(step).random(50_000, np.float32)
-        assert_same(state, {"x": jnp.asarray(expected), "step": jnp.int32(step)})
-
-
-TWO_PROCESSES = """
-import sys, jax, jax.numpy as jnp, numpy as np
-run, address, process = sys.argv[1:]
-jax.config.update("jax_num_cpu_devices", 2)
-jax.distributed.initialize(address, 2, int(process))
-from ddpm_jax.checkpoints import restore, save, steps
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-for step in (5, 6, 5):
-    state = {"x": jax.device_put(np.arange(3.0, dtype=np.float32) + step, everywhere)}
-    save(run, step, state, {"step": step})
-    assert steps(run)[-1] == step
-    at, back, metadata = restore(run, state)
-    assert at == metadata["step"] == step and back["x"].sharding == everywhere
-    assert np.array_equal(np.asarray(back["x"]), np.arange(3.0) + step)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_save_and_restore_together(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "run"), address]
-    pair = [subprocess.Popen([*command, str(process)]) for process in range(2)]
-    assert [process.wait(timeout=120) for process in pair] == [0, 0]
-    state = {"x": jnp.arange(3.0) + 5}
-    assert_same(restore(tmp_path / "run", state)[1], state)

@@ -67,12 +67,6 @@ def flow(x, num_steps, dtype=jnp.float64):
     return log_p, x_T, schedule.alpha_bars[0], schedule.alpha_bars[-1]
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.parametrize("dim", CENTRES)
 def test_log_prob_is_that_of_the_mixture(dim, x64, key):
     x, errors = draw(key, 200, dim), []

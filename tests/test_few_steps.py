@@ -11,33 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian import ALPHA_BARS, MU, S2, T, denoise, marginal
 
 from ddpm_jax import diffusion, schedules
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.sampling import DDPM, SA_SOLVER, sa_solver, sample
 from ddpm_jax.schedules import respace
-
-MU, S2 = 0.7, 0.09
-T = 1000
-ALPHA_BARS = 1 / (1 + np.exp(20 * np.arange(T) / T - 10))  # the sigmoid schedule, k = 10
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def denoise(x, t):
-    """ε* = √(1 - ᾱ) (x - √ᾱ μ) / v, for data N(μ, s²)."""
-    slope = np.sqrt(1 - ALPHA_BARS) / (ALPHA_BARS * S2 + 1 - ALPHA_BARS)
-    shift = np.sqrt(ALPHA_BARS) * MU
-    return jnp.asarray(slope, x.dtype)[t] * (x - jnp.asarray(shift, x.dtype)[t])
-
-
-def marginal(alpha_bar):
-    """Mean and variance of x_t: equation (3) of `schedules`."""
-    return np.sqrt(alpha_bar) * MU, alpha_bar * S2 + 1 - alpha_bar
 
 
 def moments(schedule, sampler, row=1):

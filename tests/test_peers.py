@@ -23,7 +23,10 @@ with warnings.catch_warnings():
     DPMSolver = diffusers.DPMSolverMultistepScheduler
 
 # diffusers computes its timesteps from a NumPy array of one element, which NumPy 2.4 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("x64"),
+]
 
 torch.set_num_threads(1)  # pytest-xdist already uses every core
 POINTS, STEPS = (8, 2), 1000
@@ -36,12 +39,6 @@ def denoise(x, t):
 
 def denoise_torch(x, t):
     return x @ torch.tensor(MATRIX, dtype=x.dtype) * (0.4 + int(t) / 2500)
-
-
-@pytest.fixture(autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture
