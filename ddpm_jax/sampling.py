@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from ddpm_jax import parallel
 from ddpm_jax.diffusion import Denoise, predict_x0
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import Schedule
@@ -247,7 +248,7 @@ def make_block_sampler(
     `sample_blocks`. It compiles once for each count.
     """
     devices = list(devices or jax.local_devices())
-    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    mesh = parallel.make_mesh(devices)
     everywhere, shared_out = PartitionSpec(), PartitionSpec("data")
 
     def draw_blocks(params: Any, key: Array, blocks: Array) -> Array:
@@ -256,7 +257,7 @@ def make_block_sampler(
 
         return sample_blocks(key, denoise, schedule, blocks, shape, sampler)
 
-    replicated = NamedSharding(mesh, everywhere)
+    replicated = parallel.sharding(mesh)
     compiled = jax.jit(
         jax.shard_map(
             draw_blocks,

@@ -88,7 +88,7 @@ def streaming(data: np.ndarray, counts: list[int], steps: int) -> dict[str, list
             command = [sys.executable, str(HERE / "sample.py"), folder, "--out", str(out)]
             command += ["--num-samples", str(count), "--steps", str(steps)]
             began = time.perf_counter()
-            # A process of its own between the two, whose only child's peak it reports.
+            # By way of a small process: Linux counts what the one that forks holds as the child's.
             code = f"import subprocess, resource; subprocess.run({command!r}, check=True, "
             code += "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN)[2])"
             done = subprocess.run(

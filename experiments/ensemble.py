@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import BLOCK, draw_points
+from loop import MAX_CHUNK_POINTS
 from tqdm import tqdm
 
 from ddpm_jax import checkpoints, ensembles, files, metrics, parallel, runs, sampling
@@ -17,8 +18,6 @@ from ddpm_jax.runs import Run
 
 if TYPE_CHECKING:
     from train import Args
-
-MAX_CHUNK_POINTS = 2**20
 
 
 def train(args: "Args", points: np.ndarray, devices: list) -> int:

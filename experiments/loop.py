@@ -62,7 +62,9 @@ class Experiment:
             return training.epoch_order(key, epoch, run.num_points, batch_size)
 
         self.order = jax.jit(
-            order, in_shardings=everywhere, out_shardings=everywhere if self.on_disk else shared
+            order,
+            in_shardings=everywhere,
+            out_shardings=shared if self.on_disk is None else everywhere,
         )
 
         def train_points(state: training.TrainState, x0: jax.Array) -> Any:
