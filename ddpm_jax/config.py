@@ -151,7 +151,7 @@ class Config:
             points_per_time=points_per_time,
             snapshot_every=self.snapshot_every or tenth,
             checkpoint_every=self.checkpoint_every or tenth,
-            milestones=tuple(sorted({m for m in milestones if m <= epochs})),
+            milestones=tuple(sorted(set(milestones))),
         )
 
 

@@ -178,6 +178,13 @@ def test_milestones_are_5_50_and_100_percent(epochs, milestones):
     assert Config(epochs=epochs).for_points(100).milestones == milestones
 
 
+def test_a_milestone_after_the_end_of_the_run_is_refused():
+    """Not left out, which a resumed run would take for none given."""
+    end = Config().for_points(50_468).epochs
+    with pytest.raises(ConfigError, match=f"milestones must be epochs of the run, got {end + 1}"):
+        Config(milestones=(1, end + 1)).for_points(50_468)
+
+
 @every_preset
 @pytest.mark.parametrize("epochs", [1, 10, 100, 2000])
 def test_every_preset_can_be_run_for_any_number_of_epochs(preset, epochs):
