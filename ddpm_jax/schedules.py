@@ -133,11 +133,13 @@ def respace(schedule: Schedule, num_steps: int, spacing: str = "time") -> Schedu
     or evenly in "logsnr" (for the sigmoid schedule the same; of the linear one's range a third lies
     below t = 100 of 1000). β is composed over the rows left out: 1 - β = ∏ (1 - β_s).
 
-    Raises ConfigError unless 1 <= num_steps <= T.
+    All T rows are the schedule itself. Raises ConfigError unless 1 <= num_steps <= T.
     """
     total = schedule.num_steps
     if not 1 <= num_steps <= total:
         raise ConfigError(f"steps must be from 1 to the schedule's {total}, got {num_steps}")
+    if num_steps == total:
+        return schedule
     betas, alphas = np.asarray(schedule.betas, float), np.asarray(schedule.alphas, float)
     # Of β and α = 1 - β the smaller has kept more digits of both.
     log_alphas = np.where(betas < 0.5, np.log1p(-np.minimum(betas, 0.5)), np.log(alphas))
