@@ -32,11 +32,9 @@ def log_prob(
         def eps(y: Array) -> Array:
             return denoise(root * y, row.t)
 
-        def derivative(direction: Array) -> tuple[Array, Array]:
-            return jax.jvp(eps, (y,), (jnp.broadcast_to(direction, y.shape),))
-
-        values, columns = jax.lax.map(derivative, eye)
-        return values[0], jnp.sum(columns * eye[:, None, :], axis=(0, 2))
+        value, derivative = jax.linearize(eps, y)
+        columns = jax.lax.map(lambda e: derivative(jnp.broadcast_to(e, y.shape)), eye)
+        return value, jnp.sum(columns * eye[:, None, :], axis=(0, 2))
 
     def step(carry: tuple[Array, Array], rows: tuple[Schedule, Schedule]) -> tuple:
         y, change = carry
