@@ -56,9 +56,9 @@ def init_state(
 
 
 def adam(
-    learning_rate: float | Float[Array, ""], total_steps: int, decay: str = "constant"
+    learning_rate: float | Float[Array, ""], total_steps: int = 1, decay: str = "constant"
 ) -> optax.GradientTransformation:
-    """Adam as PyTorch defines it, at a constant rate or one that falls as half a cosine to zero.
+    """Adam as PyTorch defines it, at a constant rate or, over `total_steps`, half a "cosine" to 0.
 
     Kingma & Ba 2015 (arXiv 1412.6980), β = (0.9, 0.999), ε = 1e-8 outside the root.
     """
@@ -170,8 +170,8 @@ def draw_batches(
 
     Times are uniform and independent; `stratified` ones are one from each of as many equal parts of
     the range, which takes the luck of the draw out of the loss (Kingma et al. 2021,
-    arXiv 2107.00630, appendix I.1). `points_per_time` consecutive points, a divisor of B, share
-    one.
+    arXiv 2107.00630, appendix I.1, where one draw serves all parts). `points_per_time` consecutive
+    points, a divisor of B, share one.
     """
     num_steps, batch_size, _ = x0.shape
     count = batch_size // points_per_time
