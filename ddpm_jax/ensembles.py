@@ -6,7 +6,6 @@ vmapped, which was measured to be ten times slower on a CPU.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +39,7 @@ def grid(base: Run, seeds: Sequence[int], learning_rates: Sequence[float] = ()) 
 
 def member_mesh(members: int, devices: Sequence[Any]) -> Mesh:
     """A mesh of as many of the devices as share the members evenly."""
-    return parallel.make_mesh(devices[: math.gcd(members, len(devices))])
+    return parallel.make_mesh(devices[: parallel.even_share(members, len(devices))])
 
 
 def init_states(runs: Sequence[Run]) -> States:

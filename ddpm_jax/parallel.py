@@ -6,6 +6,7 @@ from these shardings: one all-reduce of the gradients a step. One device makes a
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,11 @@ class Processes:
             ) from error
 
 
+POINTS_PER_ACCELERATOR = 2048
+"""A smaller share of a batch takes less time than the all-reduce it would save it by: the model in
+docs/scaling.md has 10 ns a point against 15 µs."""
+
+
 def is_first() -> bool:
     """Whether this is the process that prints, draws and writes."""
     return jax.process_index() == 0
@@ -88,7 +94,9 @@ def leave(status: int) -> int:
 
     They cannot go on without this one, and a regular exit would wait for them.
     """
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
     return status
 
@@ -98,19 +106,23 @@ def greatest(number: int) -> int:
     return int(gather(np.array(number)).max())
 
 
-def training_mesh(batch_size: int, per_process: int | None = None) -> Mesh:
-    """A mesh, with the axis "data", of `per_process` devices of each process.
+def training_mesh(batch_size: int, there: int, per_process: int | None = None) -> Mesh:
+    """A mesh, with the axis "data", of `per_process` of the first `there` devices of each process.
 
-    By default as many accelerators as share a batch evenly, but one CPU device: the all-reduce
-    between cores takes about as long as a step of a small network. Raises ConfigError where the
-    devices cannot share a batch evenly, or are not there.
+    By default as many accelerators as share a batch evenly and have `POINTS_PER_ACCELERATOR` each,
+    but one CPU device: the all-reduce between cores takes about as long as a step of a small
+    network. Raises ConfigError where the devices cannot share a batch evenly, or are not there.
     """
-    processes, there = jax.process_count(), jax.local_device_count()
-    most = 1 if jax.default_backend() == "cpu" else there
-    fitting = [n for n in range(1, most + 1) if batch_size % (n * processes) == 0]
-    count = max(fitting, default=1) if per_process is None else per_process
+    processes = jax.process_count()
+    if per_process is not None:
+        count = per_process
+    elif jax.default_backend() == "cpu":
+        count = 1
+    else:
+        worthwhile = batch_size // (POINTS_PER_ACCELERATOR * processes)
+        count = even_share(batch_size // processes, min(there, worthwhile))
     if not 1 <= count <= there:
-        raise ConfigError(f"--train-devices {count}: this process has {there}")
+        raise ConfigError(f"--train-devices {count}: this process may use {there}")
     if batch_size % (count * processes):
         raise ConfigError(
             f"a batch of {batch_size} points cannot be shared evenly by {processes} processes with "
@@ -122,6 +134,11 @@ def training_mesh(batch_size: int, per_process: int | None = None) -> Mesh:
         for device in [d for d in jax.devices() if d.process_index == i][:count]
     ]
     return make_mesh(devices)
+
+
+def even_share(items: int, most: int) -> int:
+    """The greatest number, of 1 to `most`, that divides `items`."""
+    return max((n for n in range(1, most + 1) if items % n == 0), default=1)
 
 
 def make_mesh(devices: Sequence[Any]) -> Mesh:

@@ -204,7 +204,7 @@ def main() -> int:
         files.refuse_existing(path, args.overwrite)
     record: dict[str, Any] = {"machine": machine()}
     print(", ".join(f"{k} {v}" for k, v in record["machine"].items()))
-    data = in_memory(load_data("bicycle", 0))
+    data = in_memory(load_data("bicycle"))
     if HAS_TORCH:
         import torch
 

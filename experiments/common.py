@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -48,14 +49,17 @@ def use_devices(count: int | None) -> list:
     return devices[:count]
 
 
-def load_data(name: str, seed: int) -> Points:
-    """Points [N, D] of a shipped file, a toy distribution, or a file or directory of the user's."""
-    return datasets.points(str(SHIPPED.get(name, name)), seed=seed)
+def load_data(name: str) -> Points:
+    """Points [N, D] of a shipped file, a toy distribution, or a file or directory of the user's.
+
+    The points of a toy distribution are always the same, whatever the seed of the run.
+    """
+    return datasets.points(str(SHIPPED.get(name, name)), seed=0)
 
 
 def load_run_data(run: Run) -> np.ndarray:
     """The points, of a directory some, that a run was trained on; DataError if they changed."""
-    points = load_data(run.config.data, run.config.seed)
+    points = load_data(run.config.data)
     if datasets.digest(points) != run.digest:
         raise DataError(
             f"{run.config.data} is not what it was when the run was trained: restore the file, or "
@@ -78,12 +82,14 @@ def draw_points(draw: Callable, params: Any, key: jax.Array, count: int) -> np.n
 T = TypeVar("T")
 
 
-def parse_args(kind: type[T], **options: object) -> T:
+def parse_args(kind: type[T], description: str | None, **options: object) -> T:
     """tyro.cli, except that an InputError of the arguments' own checks comes out as it is."""
     said = io.StringIO()
+    # tyro joins the lines of a paragraph, and the examples are a line each.
+    description = re.sub(r"(?<!\n)\npython ", "\n\npython ", description or "")
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, **options)  # pyright: ignore
+            return tyro.cli(kind, description=description, **options)  # pyright: ignore
     except SystemExit as refusal:
         cause: BaseException | None = refusal
         while cause and not isinstance(cause, InputError):

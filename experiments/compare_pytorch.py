@@ -274,7 +274,7 @@ def main() -> int:
     use_devices(None)
     if args.json:
         files.refuse_existing(args.json, args.overwrite)
-    data = in_memory(load_data("bicycle", 0))
+    data = in_memory(load_data("bicycle"))
     trained = interop.to_torch(train_both.trained_params(data, 0, args.epochs)[0])
     rows = [r for dtype in ("float32", "float64") for r in parity(dtype, trained)]
     print(format_rows(rows))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import BLOCK, draw_points
-from loop import MAX_CHUNK_POINTS
+from loop import MAX_BAD_STEPS, chunk_steps
 from tqdm import tqdm
 
 from ddpm_jax import checkpoints, ensembles, files, metrics, parallel, runs, sampling
@@ -55,14 +55,22 @@ def fit(members: list[Run], points: np.ndarray, devices: list) -> tuple[list, np
     data = parallel.replicate(mesh, base.scaler.apply(points))
     states = jax.device_put(ensembles.init_states(members), parallel.sharding(mesh, "data"))
     step = ensembles.make_trainer(members, mesh)
-    chunk = max(MAX_CHUNK_POINTS // (base.config.batch_size * len(members)), 1)
-    losses = []
+    chunk = chunk_steps(base.config.batch_size * len(members), base.dim)
+    bad, losses = np.zeros(len(members), int), []
     with tqdm(total=base.config.epochs, unit="epoch", dynamic_ncols=True) as bar:
         for epoch in range(base.config.epochs):
             rows, losses = ensembles.epoch_orders(members, epoch), []
             for start in range(0, base.steps_per_epoch, chunk):
                 states, part = step(states, data, rows[:, start : start + chunk])
                 losses.append(np.asarray(part))
+                for finite in np.isfinite(losses[-1]).T:
+                    bad = np.where(finite, 0, bad + 1)
+                    if bad.max() == MAX_BAD_STEPS:
+                        raise InputError(
+                            f"seed {members[bad.argmax()].config.seed} diverged in epoch "
+                            f"{epoch + 1}: its loss or gradient was not finite in {MAX_BAD_STEPS} "
+                            "steps in a row. Try a smaller --learning-rate"
+                        )
             bar.set_postfix_str(f"loss {np.nanmean(np.concatenate(losses, axis=1)):.4f}")
             bar.update()
     return ensembles.unstack(states), np.concatenate(losses, axis=1)

@@ -83,7 +83,7 @@ class Ablation(Study):
 
     def __call__(self) -> list[Row]:
         """Train and measure every variant."""
-        data, rows = in_memory(load_data(self.data, 0)), []
+        data, rows = in_memory(load_data(self.data)), []
         for name in self.variants:
             found = []
             for seed in range(self.seeds):

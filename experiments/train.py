@@ -39,12 +39,12 @@ class Args:
     overwrite: bool = False
     """Delete an earlier run in the directory first."""
     devices: int | None = None
-    """How many devices (on a CPU: cores) to use; by default all. Results do not depend on it."""
+    """How many devices (on a CPU: cores) to use; by default all. Samples do not depend on it."""
     seeds: int | None = None
     """Train as many seeds, from --seed on, at once, and report quality with its spread."""
     train_devices: int | None = None
-    """How many of them share a batch; by default all accelerators, but one CPU core. Results
-    depend on it by rounding."""
+    """How many of them share a batch; by default as many accelerators as have 2048 points each, but
+    one CPU core. Results depend on it by rounding."""
     processes: Annotated[parallel.Processes, tyro.conf.OmitArgPrefixes] = ALONE
 
     def __post_init__(self) -> None:
@@ -104,14 +104,14 @@ def main() -> int:
     args = parse(sys.argv[1:])
     args.processes.join()
     devices = use_devices(args.devices)
-    points = load_data(args.config.data, args.config.seed)
+    points = load_data(args.config.data)
     if args.seeds is not None:
         import ensemble
 
         return ensemble.train(args, in_memory(points), devices)
     run = Run.of(args.config, points)
     out = args.out or default_out(run.config.data, run.config.preset)
-    mesh = parallel.training_mesh(run.config.batch_size, args.train_devices)
+    mesh = parallel.training_mesh(run.config.batch_size, len(devices), args.train_devices)
     first = parallel.is_first()
     if args.resume:
         Run.load(out)  # before the directory is made

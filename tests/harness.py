@@ -137,7 +137,7 @@ def experiment(**changes: Any) -> Any:
 
     data = datasets.load_points(points())
     run = Run.of(Config(**SETTINGS | {"data": str(points())} | changes), data)
-    mesh = parallel.training_mesh(run.config.batch_size)
+    mesh = parallel.training_mesh(run.config.batch_size, 1)
     made = train.Experiment(run, Path(), data, jax.devices()[:1], mesh)
     made.initial = made.state
     return made
@@ -145,8 +145,12 @@ def experiment(**changes: Any) -> Any:
 
 def start(out: Path, **changes: Any) -> Any:
     """The experiment in directory `out`, as a new process would begin or resume it."""
+    import jax
+    import jax.numpy as jnp
+
     made = experiment(**changes)
-    made.out, made.state, made.losses = out, made.initial, np.zeros_like(made.losses)
+    made.out, made.losses = out, np.zeros_like(made.losses)
+    made.state = jax.tree.map(jnp.copy, made.initial)  # as training consumes it
     made.bad_steps, floor = 0, made.floor
     if (out / "config.json").exists():
         made.restore()

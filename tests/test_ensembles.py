@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ensemble
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import load_run_data
 
 from ddpm_jax import ensembles, training
 from ddpm_jax.config import Config
-from ddpm_jax.errors import ConfigError
+from ddpm_jax.errors import ConfigError, InputError
 from ddpm_jax.runs import Run
 
 CONFIG = Config(epochs=2, batch_size=16, width=16, depth=2, tables=(8,), points_per_time=4)
@@ -75,6 +77,54 @@ def test_each_member_is_the_run_trained_alone(base, points, tables):
             assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
+ON_DEVICES = """
+import sys
+
+import jax
+import numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, sys.argv[1])
+import ensemble
+from ddpm_jax import ensembles
+from ddpm_jax.config import Config
+from ddpm_jax.runs import Run
+
+points = np.random.default_rng(0).uniform(-1, 1, (100, 2))
+for tables in ((), (8,)):
+    config = Config(epochs=2, batch_size=16, width=16, tables=tables, learning_rate=1e-4)
+    members = ensembles.grid(Run.of(config, points), range(6))
+    found = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = ensembles.member_mesh(len(members), devices)
+        assert mesh.size == (3 if len(devices) == 4 else 1)
+        found.append(ensemble.fit(members, points, devices))
+    (alone, losses), (shared, others) = found
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(shared), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
+    assert len(set(losses[:, -1].tolist())) == 6
+"""
+
+
+@pytest.mark.slow
+def test_devices_that_share_the_members_train_the_same():
+    # One device batches six members in a product and another two: sums in another order, as above.
+    command = [sys.executable, "-c", ON_DEVICES, Path(__file__).parents[1] / "experiments"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_member_that_diverges_halts_all_and_is_named(base, points):
+    runs = ensembles.grid(base, [3, 4])
+    runs[1] = dataclasses.replace(
+        runs[1], config=dataclasses.replace(runs[1].config, learning_rate=1.0)
+    )
+    huge = points * 1e30  # whose squares are not finite in float32
+    with pytest.raises(InputError, match=r"seed 3 diverged in epoch 1: .*--learning-rate"):
+        ensemble.fit(runs, huge, jax.devices()[:1])
+
+
 def test_grid_has_every_pair(base):
     runs = ensembles.grid(base, seeds=range(3), learning_rates=(1e-3, 2e-3))
     pairs = [(run.config.learning_rate, run.config.seed) for run in runs]
@@ -89,11 +139,10 @@ def test_members_of_other_networks_are_refused(base):
 
 
 @pytest.mark.slow
-def test_the_script_leaves_runs_and_a_table_with_the_spread(points, tmp_path):
-    np.save(tmp_path / "points.npy", points)
+def test_the_script_leaves_runs_and_a_table_with_the_spread(tmp_path):
     script = Path(__file__).parents[1] / "experiments" / "train.py"
     out = tmp_path / "many"
-    words = ["--data", tmp_path / "points.npy", "--out", out, "--seeds", 3, "--seed", 5]
+    words = ["--data", "dino", "--out", out, "--seeds", 3, "--seed", 5]
     words += ["--epochs", 2, "--num-steps", 25, "--width", 8, "--tables", 4, "--batch-size", 10]
     words += ["--snapshot-points", 200]
     subprocess.run([sys.executable, script, *map(str, words)], check=True, capture_output=True)
@@ -105,5 +154,6 @@ def test_the_script_leaves_runs_and_a_table_with_the_spread(points, tmp_path):
     assert spread == pytest.approx(np.std(values, ddof=1), rel=1e-9)
     for seed in (5, 6, 7):
         run = Run.load(out / f"seed-{seed}")
+        assert load_run_data(run).shape == (run.num_points, run.dim)  # the data it was trained on
         assert run.config.seed == seed
-        assert run.load_params(out / f"seed-{seed}")[0] == run.total_steps == 20
+        assert run.load_params(out / f"seed-{seed}")[0] == run.total_steps
