@@ -23,6 +23,11 @@ MAX_CHUNK_POINTS = 2**20
 """In the plane; in more dimensions as many numbers."""
 
 
+def chunk_steps(batch_size: int, dim: int) -> int:
+    """Steps of a chunk: as many as its noise has room for, and not one."""
+    return max(MAX_CHUNK_POINTS * 2 // max(dim, 2) // batch_size, 2)
+
+
 class Experiment:
     """One run: its data and compiled functions, and the state that training carries forward."""
 
@@ -81,12 +86,16 @@ class Experiment:
             )
 
         self.train_points = jax.jit(
-            train_points, in_shardings=(everywhere, shared), out_shardings=everywhere
+            train_points,
+            in_shardings=(everywhere, shared),
+            out_shardings=everywhere,
+            donate_argnums=0,
         )
         self.train_chunk = jax.jit(
             lambda state, data, rows: train_points(state, data[rows]),
             in_shardings=(everywhere, everywhere, shared),
             out_shardings=everywhere,
+            donate_argnums=0,
         )
 
     @property
@@ -169,8 +178,7 @@ class Experiment:
 
         None has one step, unless the epoch has: XLA unrolls such a loop, and rounds differently.
         """
-        points = MAX_CHUNK_POINTS * 2 // max(self.run.dim, 2)
-        size = max(points // self.config.batch_size, 2)
+        size = chunk_steps(self.config.batch_size, self.run.dim)
         bounds = [*range(begin, self.steps_per_epoch, size), self.steps_per_epoch]
         if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
             del bounds[-2]
@@ -219,9 +227,8 @@ class Experiment:
     def record(self, epoch: int, seconds: float) -> dict[str, Any]:
         """Append the epoch's row to metrics.jsonl; no loss where every step was skipped."""
         if self.floor is None:
-            rounds = int(np.clip(8e8 / (len(self.data) * self.config.num_steps), 1, 64)) + 1
-            ideal = jax.jit(functools.partial(diffusion.ideal_loss, rounds=rounds))
-            self.floor = float(ideal(self.keys["floor"], self.schedule, self.data)[0])
+            with self.timed("floor"):
+                self.floor = self.ideal_loss()
         kept = self.losses[~np.isnan(self.losses)]
         loss = float(kept.mean(dtype=np.float64)) if kept.size else None
         row = {
@@ -235,6 +242,13 @@ class Experiment:
         }
         runs.append_row(self.out, row)
         return row
+
+    def ideal_loss(self) -> float:
+        """The loss of the ideal denoiser of the data or, where they are many, of some of them."""
+        data = self.data[:: -(-self.data.size // SHOWN_VALUES)]
+        rounds = int(np.clip(8e8 / (len(data) * self.config.num_steps), 1, 64)) + 1
+        ideal = jax.jit(functools.partial(diffusion.ideal_loss, rounds=rounds))
+        return float(ideal(self.keys["floor"], self.schedule, data)[0])
 
     def snapshot(self, epoch: int) -> None:
         """Draw the epoch's samples, and keep them where they will be measured."""
