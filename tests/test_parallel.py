@@ -14,7 +14,7 @@ import pytest
 
 from ddpm_jax import checkpoints
 from ddpm_jax.errors import ConfigError
-from ddpm_jax.parallel import Processes
+from ddpm_jax.parallel import Processes, even_share
 from ddpm_jax.runs import Run
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -36,7 +36,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 sys.path.insert(0, sys.argv[1])
 import train
 from common import Interrupt
-from ddpm_jax import parallel
+from ddpm_jax import diffusion, parallel
 from ddpm_jax.config import Config
 from ddpm_jax.runs import Run
 
@@ -45,13 +45,36 @@ config = Config(epochs=4, batch_size=64, width=32, tables=(16,), learning_rate=1
 run = Run.of(config, points)
 states = []
 for count in (1, 2, 4):
-    mesh = parallel.training_mesh(64, count)
+    mesh = parallel.training_mesh(64, 4, count)
     experiment = train.Experiment(run, None, points, jax.devices(), mesh)
     for epoch in range(4):
         assert experiment.train_one_epoch(epoch, Interrupt())
     assert len(experiment.state.params["out"]["bias"].devices()) == count
     states.append(experiment.state)
 reference = jax.tree.leaves_with_path(states[0].params)
+
+
+def loss(params, x0, t, eps):
+    return diffusion.denoising_loss(
+        experiment.schedule, lambda x, t: run.apply()(params, x, t), x0, t, eps
+    )
+
+
+# Adam is blind to a factor of the gradients, as of a sum in place of a mean.
+params = parallel.local(states[0].params)
+batch = (points[:64], np.arange(64), np.random.default_rng(1).normal(size=(64, 2)))
+batch = [a.astype(np.int32 if a.ndim == 1 else np.float32) for a in batch]
+gradients = []
+for count in (1, 2, 4):
+    mesh = parallel.training_mesh(64, 4, count)
+    shared = parallel.sharding(mesh, "data")
+    on_mesh = [jax.device_put(a, shared) for a in batch]
+    gradient = jax.jit(jax.value_and_grad(loss), out_shardings=parallel.sharding(mesh))
+    gradients.append(jax.tree.map(np.asarray, gradient(parallel.replicate(mesh, params), *on_mesh)))
+for value, tree in gradients[1:]:
+    assert abs(value - gradients[0][0]) < 1e-6 * value
+    for a, b in zip(jax.tree.leaves(gradients[0][1]), jax.tree.leaves(tree)):
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(a)
 for state in states[1:]:
     assert int(state.step) == 20
     for (path, a), b in zip(reference, jax.tree.leaves(state.params)):
@@ -145,6 +168,16 @@ def test_two_processes_train_the_same_model(data, alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_four_processes_train_the_same_model_on_a_directory_of_shards(data, alone, tmp_path):
+    points, shards, out = np.load(data), tmp_path / "shards", tmp_path / "run"
+    shards.mkdir()
+    for i, part in enumerate(np.split(points, [17, 200])):
+        np.save(shards / f"part-{i}.npy", part)
+    finish(start(4, "train.py", "--data", shards, "--out", out, *RUN))
+    assert_same_model(out, alone)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_of_four_stops_all_and_two_go_on(data, alone, tmp_path):
     out = tmp_path / "run"
     processes = start(4, "train.py", "--data", data, "--out", out, *RUN)
@@ -162,10 +195,10 @@ def test_a_signal_to_one_of_four_stops_all_and_two_go_on(data, alone, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all(data, alone):
-    said = [
-        process.communicate(timeout=200)[0]
-        for process in start(2, "train.py", "--data", data, "--out", alone, *RUN)
-    ]
+    processes = start(2, "train.py", "--data", data, "--out", alone, *RUN)
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert processes[0].returncode == 2
+    assert processes[1].returncode != 0
     assert "error:" in said[0]
     assert "--overwrite" in said[0]
 
@@ -178,6 +211,13 @@ def test_two_processes_draw_the_points_of_one(alone, tmp_path):
     shards = [np.load(path) for path in sorted((tmp_path / "many").glob("*.npy"))]
     assert [len(shard) for shard in shards] == [1_000_000, 3_000]
     np.testing.assert_array_equal(np.concatenate(shards), np.load(tmp_path / "one.npy"))
+
+
+@pytest.mark.parametrize(
+    ("items", "most", "share"), [(6, 4, 3), (5, 8, 5), (7, 4, 1), (64, 8, 8), (0, 0, 1), (3, 1, 1)]
+)
+def test_an_even_share_is_the_greatest(items, most, share):
+    assert even_share(items, most) == share
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,44 @@ def test_a_kill_costs_one_shard_at_most(run_dir, whole, tmp_path):
     np.testing.assert_array_equal(datasets.load_points(out), whole)
 
 
+def peak_memory(pid: int) -> int:
+    """The most bytes that the process has had in memory, files mapped into it included."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    return int((status.partition("VmHWM:")[2].split() or [0])[0]) * 1024
+
+
+@pytest.mark.slow
+def test_ten_million_points_in_bounded_memory_go_on_after_a_kill(run_dir, tmp_path):
+    out, peaks = tmp_path / "many", []
+    words = [sys.executable, EXPERIMENTS / "sample.py", run_dir, "--out", out, "--steps", "2"]
+    words += ["--num-samples", "10000000"]
+    for killed in (True, False):
+        with subprocess.Popen(list(map(str, words)), stderr=subprocess.DEVNULL) as process:
+            peaks.append(0)
+            while process.poll() is None:
+                peaks[-1] = max(peaks[-1], peak_memory(process.pid))
+                if killed and (out / "shard_00003.npy").exists():
+                    process.kill()
+                time.sleep(0.02)
+        names = [line["name"] for line in listed(out)[1:]]
+        times = {name: (out / name).stat().st_mtime_ns for name in names}
+        if killed:
+            assert process.returncode == -signal.SIGKILL
+            finished = times
+    assert process.returncode == 0
+    assert 3 <= len(finished) < 10 == len(times)
+    assert finished.items() <= times.items()
+    print(
+        f"10,000,000 points, killed after {len(finished)} of 10 shards, which were kept: "
+        f"at most {max(peaks) / 2**20:.0f} MiB"
+    )
+    assert max(peaks) < 2**30
+    assert len(datasets.load_points(out)) == 10_000_000
+
+
 @pytest.mark.slow
 def test_a_damaged_shard_is_drawn_again(run_dir, shards, whole):
     victim = shards / "shard_00004.npy"
