@@ -49,7 +49,7 @@ class Args:
 def trainer(mesh: jax.sharding.Mesh, batch: int) -> Callable[[], Any]:
     """A workload of `STEPS` training steps of the original network on the mesh."""
     apply, params = workloads.network()
-    optimizer, everywhere = training.adam(1e-4, 1), parallel.sharding(mesh)
+    optimizer, everywhere = training.adam(1e-4), parallel.sharding(mesh)
     shared = parallel.sharding(mesh, None, "data")
     points = np.random.default_rng(0).uniform(-1, 1, (STEPS, batch, 2)).astype(np.float32)
     x0 = jax.make_array_from_callback(points.shape, shared, lambda index: points[index])
@@ -79,30 +79,49 @@ def over_devices() -> dict[str, dict[str, float]]:
     }
 
 
+def collectives(program: Callable, **shardings: Any) -> Callable[..., list[str]]:
+    """A function of the program's arguments: the collectives in its HLO, "kind, bytes" of each."""
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+
+    def found(*arguments: Any) -> list[str]:
+        text = jax.jit(program, **shardings).lower(*arguments).compile().as_text()
+        calls = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", str(text))
+        return [f"{kind}, {size_of(result)} bytes" for result, kind in calls]
+
+    def size_of(result: str) -> int:
+        shapes = re.findall(r"\w+?(\d+)\[([\d,]*)\]", result)
+        counts = [math.prod(map(int, filter(None, shape.split(",")))) for _, shape in shapes]
+        return sum(int(bits) // 8 * n for (bits, _), n in zip(shapes, counts, strict=True))
+
+    return found
+
+
 def communication() -> dict[str, Any]:
-    """The collectives of one step in the compiled program, and their bytes, by devices."""
+    """The collectives in the programs that train, by the number of devices.
+
+    As train.py compiles them: the order of an epoch, and the chunk that takes the points, draws
+    times and noise and trains; it has the steps' loop twice, the second one guarded against NaN and
+    only run in place of the first.
+    """
     apply, params = workloads.network()
-    optimizer, found = training.adam(1e-4, 1), {}
+    key, optimizer, found = jax.random.key(0), training.adam(1e-4), {}
     state = training.init_state(params, optimizer)
-    points, times = jnp.zeros((256, 2)), jnp.zeros(256, jnp.int32)
-    batch = training.Batches(points, times, points)
+
+    def order(epoch: int) -> jax.Array:
+        return training.epoch_order(key, epoch, 1024, 256)
+
+    def chunk(state: training.TrainState, data: jax.Array, rows: jax.Array) -> Any:
+        return training.train_epoch(key, apply, optimizer, schedules.sigmoid(), state, data, rows)
+
     for n in COUNTS[1:]:
         mesh = parallel.make_mesh(jax.devices()[:n])
-        everywhere, shared = parallel.sharding(mesh), parallel.sharding(mesh, "data")
-        step = jax.jit(
-            functools.partial(training.train_step, apply, optimizer, schedules.sigmoid()),
-            in_shardings=(everywhere, shared),
-            out_shardings=everywhere,
-        )
-        text = str(step.lower(state, batch).compile().as_text())
-        kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-        calls = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
-        shapes = [s for result, _ in calls for s in re.findall(r"f32\[([\d,]*)\]", result)]
-        sizes = [math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes]
+        everywhere, shared = parallel.sharding(mesh), parallel.sharding(mesh, None, "data")
+        in_chunk = (everywhere, everywhere, shared)
         found[str(n)] = {
-            "kinds": sorted({kind for _, kind in calls}),
-            "operations": len(calls),
-            "bytes": 4 * sum(sizes),
+            "order": collectives(order, in_shardings=everywhere, out_shardings=shared)(0),
+            "chunk": collectives(chunk, in_shardings=in_chunk, out_shardings=everywhere)(
+                state, jnp.zeros((1024, 2)), jnp.zeros((4, 256), jnp.int32)
+            ),
         }
     return found
 
@@ -140,7 +159,7 @@ def over_processes() -> dict[str, dict[str, float]]:
 
 def one_process() -> None:
     """What each of several processes does: time the steps together, and the first one says so."""
-    mesh = parallel.training_mesh(BATCHES[0], 1)
+    mesh = parallel.training_mesh(BATCHES[0], 1, 1)
     times = {str(b): microseconds({"it": trainer(mesh, b)})["it"] for b in BATCHES}
     if parallel.is_first():
         print(json.dumps(times))
