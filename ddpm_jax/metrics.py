@@ -1,17 +1,15 @@
 """How far samples are from data: each metric is a number that means little without its floor.
 
 Every metric is a function (real [N, D], fake [M, D], ...) -> float, computed on the host in
-float64. Finite samples never match the data, not even data redrawn: what those score is the
-metric's real-vs-real floor, and `evaluate` puts it beside each metric. Distances are in the units
-of the coordinates given: scale columns of unlike units first. All raise InputError unless both
-sets are finite, [N, D] with the same D, and hold two points.
+float64. Finite samples never match the data, nor do other real points: what those score is the
+metric's real-vs-real floor, and the module `evaluation` puts it beside each metric. Distances are
+in the units of the coordinates given: scale columns of unlike units first. All raise InputError
+unless both sets are finite, [N, D] with the same D, and hold two points.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, stdev
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -33,7 +31,7 @@ def wasserstein2(real: ArrayLike, fake: ArrayLike) -> float:
     falls only as n^(-1/D): compare values at equal n. Source: Peyré & Cuturi 2019, section 2.4.
     Raises: InputError over 20,000 points a side when D > 1.
     """
-    real, fake = _checked(real, fake)
+    real, fake = checked(real, fake)
     if real.shape[1] == 1:
         return sliced_wasserstein(real, fake)
     n, m = len(real), len(fake)
@@ -59,8 +57,8 @@ def sliced_wasserstein(
     from `seed`, which spread more evenly than independent directions (Rowland et al. 2019).
     Source: Bonneel et al. 2015.
     """
-    real, fake = _checked(real, fake)
-    directions = _directions(real.shape[1], _at_least(1, num_projections=num_projections), seed)
+    real, fake = checked(real, fake)
+    directions = _directions(real.shape[1], at_least(1, num_projections=num_projections), seed)
     i, j, widths = _common_steps(len(real), len(fake))
     gaps = (np.sort(real @ u)[i] - np.sort(fake @ u)[j] for u in directions)
     return float(np.sqrt(np.mean([np.sum(widths * gap**2) for gap in gaps])))
@@ -72,7 +70,7 @@ def energy_distance(real: ArrayLike, fake: ArrayLike) -> float:
     The V-statistic: means over all pairs, each point with itself included. It is never negative
     and its floor never 0, so that their ratio has a meaning. Source: Székely & Rizzo 2013.
     """
-    across, in_real, in_fake = _pair_means(*_checked(real, fake), np.sqrt)
+    across, in_real, in_fake = _pair_means(*checked(real, fake), np.sqrt)
     return max(0.0, 2 * across - in_real - in_fake)
 
 
@@ -83,7 +81,7 @@ def mmd_rbf(real: ArrayLike, fake: ArrayLike, bandwidths: Sequence[float] | None
     coordinates; by default 1, 1/4 and 1/16 of the median distance between real points. Mean 0, so
     often negative, if the distributions are equal. Source: Gretton et al. 2012, Lemma 6.
     """
-    real, fake = _checked(real, fake)
+    real, fake = checked(real, fake)
     if bandwidths is None:
         # Strided, because files of points are often sorted; 2,000 fix a median well enough.
         median = np.median(pdist(real[:: -(-len(real) // 2000)]))
@@ -104,9 +102,10 @@ def total_variation(
 
     D > 2 takes the mean over the pairs of the first 10 columns. `extent` [D, 2] is (low, high) of
     each column, by default the real points' box widened by 5 % of its width on each side. All that
-    lies outside makes one more cell: dropping it would reward samples for straying.
+    lies outside makes one more cell: dropping it would reward samples for straying. Source: Levin &
+    Peres, Markov Chains and Mixing Times, section 4.1, of the distance.
     """
-    real, fake = _checked(real, fake)
+    real, fake = checked(real, fake)
     dim, low, high = real.shape[1], real.min(axis=0), real.max(axis=0)
     margin = np.where(high > low, 0.05 * (high - low), 0.5)  # a constant column has no width
     box = np.stack([low - margin, high + margin], axis=1) if extent is None else np.asarray(extent)
@@ -114,7 +113,7 @@ def total_variation(
         raise InputError(f"extent must be {dim} pairs (low, high), low < high, got {extent}")
     variations = []
     for pair in combinations(range(min(dim, 10)), min(dim, 2)):
-        grid = {"bins": _at_least(1, bins=bins), "range": box[list(pair)].tolist()}
+        grid = {"bins": at_least(1, bins=bins), "range": box[list(pair)].tolist()}
         p, q = (np.histogramdd(x[:, pair], **grid)[0] / len(x) for x in (real, fake))
         variations.append((np.abs(p - q).sum() + abs(p.sum() - q.sum())) / 2)
     return float(np.mean(variations))
@@ -123,16 +122,34 @@ def total_variation(
 def far_fraction(real: ArrayLike, fake: ArrayLike, radius: float | None = None) -> float:
     """Share of samples farther than `radius` from every data point ("off"), in [0, 1].
 
-    `radius` is by default 0.01 of half the widest real column's range: 0.01 for data in [-1, 1].
+    `radius` is by default `default_radius`. This is 1 - precision of Kynkäänniemi et al. 2019
+    (arXiv 1904.06991), with one radius where theirs is the distance of a point's k-th neighbour.
     """
-    real, fake = _checked(real, fake)
-    return _share_farther(fake, real, real, radius)
+    real, fake = checked(real, fake)
+    return _share_farther(fake, real, default_radius(real) if radius is None else radius)
+
+
+def isolated_fraction(real: ArrayLike, radius: float | None = None) -> float:
+    """Share of data points farther than `radius` from every other: the floor of far_fraction.
+
+    What one more real point would score, by leaving each out in turn. Radius as in far_fraction.
+    """
+    real, _ = checked(real, real)
+    return _share_farther(real, real, default_radius(real) if radius is None else radius, 2)
 
 
 def uncovered_fraction(real: ArrayLike, fake: ArrayLike, radius: float | None = None) -> float:
-    """Share of data points with no sample within `radius`, in [0, 1]; radius as in far_fraction."""
-    real, fake = _checked(real, fake)
-    return _share_farther(real, fake, real, radius)
+    """Share of data points with no sample within `radius`, in [0, 1]; radius as in far_fraction.
+
+    It falls with the number of samples: compare values at equal M. This is their 1 - recall.
+    """
+    real, fake = checked(real, fake)
+    return _share_farther(real, fake, default_radius(real) if radius is None else radius)
+
+
+def default_radius(real: ArrayLike) -> float:
+    """0.01 of half the widest column's range: 0.01 for data in [-1, 1]."""
+    return 0.01 * float(np.ptp(np.asarray(real), axis=0).max()) / 2
 
 
 def classifier_two_sample(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> float:
@@ -146,7 +163,7 @@ def classifier_two_sample(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> fl
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from threadpoolctl import threadpool_limits
 
-    real, fake = _checked(real, fake)
+    real, fake = checked(real, fake)
     size, rng = min(len(real), len(fake)), np.random.default_rng(seed)
     points = np.concatenate([rng.permutation(real)[:size], rng.permutation(fake)[:size]])
     labels = np.repeat([0, 1], size)
@@ -158,81 +175,22 @@ def classifier_two_sample(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> fl
     return float(np.mean(predicted == labels))
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A metric of samples and its real-vs-real floor: means and standard deviations over draws."""
-
-    name: str
-    value: float
-    spread: float
-    floor: float
-    floor_spread: float
-    size: int
-
-    @property
-    def ratio(self) -> float:
-        """value / floor, or nan where the floor cannot be told from 0."""
-        return self.value / self.floor if self.floor > self.floor_spread else float("nan")
-
-
-def evaluate(
-    real: ArrayLike, fake: ArrayLike, *, seed: int = 0, repeats: int = 5, size: int = 2000
-) -> list[Measurement]:
-    """All metrics of samples against data, each beside the floor of the same estimator and sizes.
-
-    The first four compare all samples with all data; their floor redraws as many points from the
-    data with replacement, as a perfect model of the file would. The rest compare random subsets,
-    `size` points a side (5 size for classifier_two_sample), at most half the data; their floor
-    compares two disjoint subsets of the data. `repeats` draws of each.
-    Raises: InputError if size or repeats is below 2, or the data below 4 points.
-    """
-    real, fake = _checked(real, fake)
-    _at_least(2, size=size, repeats=repeats, half_the_data=len(real) // 2)
-    rngs = [np.random.default_rng((seed, i)) for i in range(repeats)]
-
-    def subsets(most: int) -> list[tuple[Points, Points, Points]]:
-        n = min(most, len(real) // 2, len(fake))
-        shuffled = [(rng.permutation(real), rng.permutation(fake)) for rng in rngs]
-        return [(x[:n], y[:n], x[n : 2 * n]) for x, y in shuffled]
-
-    whole = [(real, fake, rng.choice(real, len(fake))) for rng in rngs]
-    groups = (
-        (whole, (total_variation, sliced_wasserstein, far_fraction, uncovered_fraction)),
-        (subsets(size), (wasserstein2, energy_distance, mmd_rbf)),
-        (subsets(5 * size), (classifier_two_sample,)),
-    )
-    return [_measure(metric, draws) for draws, metrics in groups for metric in metrics]
-
-
-def quick(real: ArrayLike, fake: ArrayLike, seed: int = 0) -> dict[str, float]:
+def quick(
+    real: ArrayLike, fake: ArrayLike, seed: int = 0, projections: int = 64
+) -> dict[str, float]:
     """Sliced W₂ (64 projections do) and total variation: cheap enough to follow training by."""
-    sliced = sliced_wasserstein(real, fake, 64, seed)
+    sliced = sliced_wasserstein(real, fake, projections, seed)
     return {"sliced_wasserstein": sliced, "total_variation": total_variation(real, fake)}
 
 
 def quick_floor(real: ArrayLike, n: int, seed: int = 0) -> dict[str, float]:
     """What `quick` gives a perfect model: n >= 2 points redrawn from the data, with replacement."""
-    real, _ = _checked(real, real)
-    return quick(real, np.random.default_rng(seed).choice(real, _at_least(2, n=n)), seed)
+    real, _ = checked(real, real)
+    return quick(real, np.random.default_rng(seed).choice(real, at_least(2, n=n)), seed)
 
 
-def format_table(measurements: Sequence[Measurement]) -> str:
-    """A fixed-width table of measurements: value ± spread, floor ± spread, ratio, points a side."""
-    lines = [f"{'metric':<22}{'samples':>20}{'real vs real':>20}{'ratio':>8}{'points':>9}"]
-    for m in measurements:
-        value, floor = f"{m.value:.4g} ± {m.spread:.1g}", f"{m.floor:.4g} ± {m.floor_spread:.1g}"
-        lines.append(f"{m.name:<22}{value:>20}{floor:>20}{m.ratio:>8.2f}{m.size:>9,}")
-    return "\n".join([*lines, "Lower is better; classifier_two_sample is best at 0.5, chance."])
-
-
-def _measure(metric: Callable[..., float], draws: list[tuple[Points, ...]]) -> Measurement:
-    values = [metric(reference, sample) for reference, sample, _ in draws]
-    floors = [metric(reference, redrawn) for reference, _, redrawn in draws]
-    numbers = fmean(values), stdev(values), fmean(floors), stdev(floors)
-    return Measurement(metric.__name__, *numbers, size=len(draws[0][1]))
-
-
-def _checked(real: ArrayLike, fake: ArrayLike) -> tuple[Points, Points]:
+def checked(real: ArrayLike, fake: ArrayLike) -> tuple[Points, Points]:
+    """Both in float64; InputError says which of them is not as the module's docstring asks."""
     x, y = _points("real", real), _points("fake", fake)
     if x.shape[1] != y.shape[1]:
         raise InputError(f"real {x.shape} and fake {y.shape} must have as many columns")
@@ -253,7 +211,8 @@ def _points(name: str, given: ArrayLike) -> Points:
     return points
 
 
-def _at_least(least: int, **settings: int) -> int:
+def at_least(least: int, **settings: int) -> int:
+    """The least of the settings, or an InputError that names one below `least`."""
     for name, value in settings.items():
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
@@ -287,11 +246,10 @@ def _pair_means(real: Points, fake: Points, of: Callable[[Points], Points]) -> l
     return means
 
 
-def _share_farther(points: Points, others: Points, real: Points, radius: float | None) -> float:
-    if radius is None:
-        radius = 0.01 * float(np.ptp(real, axis=0).max()) / 2
+def _share_farther(points: Points, others: Points, radius: float, neighbour: int = 1) -> float:
     if not 0 <= radius < np.inf:
         raise InputError(f"radius must be finite and at least 0, got {radius}")
     # The bound, twice the radius lest rounding decide, prunes the search; 0 would find nothing.
-    nearest, _ = KDTree(others).query(points, distance_upper_bound=2 * radius or np.inf)
-    return float(np.mean(nearest > radius))
+    bound = 2 * radius or np.inf
+    nearest = KDTree(others).query(points, k=neighbour, distance_upper_bound=bound)[0]
+    return float(np.mean(nearest.reshape(len(points), -1)[:, -1] > radius))

@@ -1,7 +1,7 @@
-"""Every figure and animation of a diffusion experiment on points.
+"""Every figure of a diffusion experiment on points; the animation is in `animation`.
 
-Each function takes NumPy arrays and a path, writes that one file (a .png, a .gif) whole or not at
-all, and returns nothing. Points are [N, D]: D = 1 is drawn as a histogram, D = 2 as a picture,
+Each function takes NumPy arrays and a path, writes that one file (a .png) whole or not at all, and
+returns nothing. Points are [N, D]: D = 1 is drawn as a histogram, D = 2 as a picture,
 D > 2 as the picture of the first two columns. Pictures are framed by `limits` of the data, never of
 samples: a bad model's outliers cannot shrink them. Shapes that do not fit raise InputError.
 """
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ddpm_jax import files, rasters
 from ddpm_jax.errors import InputError
@@ -26,6 +26,7 @@ from ddpm_jax.rasters import Frame, Points, Series, as_points, as_series, limits
 
 Names = Sequence[str] | None
 StrPath = str | Path
+Lines = Mapping[str, tuple[Series, Series]]
 
 # The colours of Okabe and Ito, safe for the colour-blind, on an opaque paper that neither glares on
 # a dark page nor looks grey on a light one. Text is legible where 8 inches are shown 800 px wide.
@@ -45,7 +46,9 @@ STYLE = {
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9.5),
     "axes.axisbelow": True,
     "axes.edgecolor": "#b4b4ae",
-    "axes.prop_cycle": cycler(color=(BLUE, ORANGE, "#009e73", "#aa4499", "#e69f00", "#56b4e9")),
+    "axes.prop_cycle": cycler(
+        color=(BLUE, ORANGE, "#009e73", "#aa4499", "#e69f00", "#56b4e9", MUTED)
+    ),
     "axes.titlelocation": "left",
     "grid.color": "#e9e7e1",
     "image.interpolation": "bicubic",
@@ -84,7 +87,7 @@ def montage(
 def forward(
     path: StrPath, rows: Mapping[str, Sequence[Points]], steps: Sequence[int], names: Names = None
 ) -> None:
-    """The forward process, [N, D] at each of `steps`: a row a schedule, a column a step."""
+    """The forward process, [N, D] after each number of `steps`: a row a schedule."""
     if not rows or not steps or any(len(row) != len(steps) for row in rows.values()):
         found = {name: len(row) for name, row in rows.items()}
         raise InputError(f"forward: pictures {found}; give every schedule one a step, {len(steps)}")
@@ -93,7 +96,7 @@ def forward(
         for line, (name, row) in zip(axes, rows.items(), strict=True):
             frame = limits(row[0], margin=0.45)
             for ax, points, step in zip(line, as_points(name, *row), steps, strict=True):
-                title = f"t = {step}" if ax in axes[0] else ""
+                title = f"{step} steps" if ax in axes[0] else ""
                 _picture(ax, points, frame, title, names, pixels=300)
                 ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
             line[0].set_ylabel(name)
@@ -131,24 +134,52 @@ def loss(
 
 def curves(
     path: StrPath,
-    series: Mapping[str, tuple[Series, Series]],
+    series: Lines,
     xlabel: str,
     ylabel: str,
     logx: bool = False,
     logy: bool = False,
-    floor: float | None = None,
     title: str = "",
-    floor_label: str = "floor",
 ) -> None:
-    """Lines (x [M], y [M]) by name, labelled at their ends, over a `floor` that none can beat."""
+    """Lines (x [M], y [M]) by name, labelled at their ends."""
     with _figure(path, 8, 4.2) as axes:
-        for (name, (x, y)), marker in zip(series.items(), cycle("osD^vP"), strict=False):
-            x, y = as_series(name, x, y)
-            axes[0, 0].plot(x, y, marker=marker, markeredgecolor=PAPER, label=name)
-        if floor is not None:
-            _floor(axes[0, 0], floor, floor_label)
+        _curves(axes[0, 0], series)
         _lines(axes[0, 0], xlabel, ylabel, logx, logy, title)
         _label_ends(axes[0, 0])
+
+
+def panels(
+    path: StrPath,
+    panels: Mapping[str, tuple[Lines, float]],
+    xlabel: str,
+    floor_label: str,
+    title: str = "",
+) -> None:
+    """Lines as those of `curves`, over a floor, by the name of y; all axes are logarithmic."""
+    with _figure(path, 8, 3.6 * len(panels), len(panels)) as axes:
+        for ax, (ylabel, (series, floor)) in zip(axes[:, 0], panels.items(), strict=True):
+            _curves(ax, series)
+            _floor(ax, floor, floor_label)
+            _lines(ax, "", ylabel, logx=True, logy=True)
+            _label_ends(ax)
+        axes[0, 0].set_title(title)
+        axes[-1, 0].set_xlabel(xlabel)
+
+
+def density(path: StrPath, data: Points, log_p: Points, frame: Frame, names: Names = None) -> None:
+    """The data [N, 2] beside log p [n, n], a row an x, at the centres of the frame's equal cells.
+
+    What is more than ten nats below the peak is blank.
+    """
+    (log_p,) = as_points("density", log_p)
+    with _figure(path, 8, 4.5, 1, 2) as axes:
+        for ax, title in zip(axes[0], ("data", "learned density"), strict=True):
+            _picture(ax, data, frame, title, names)
+        axes[0, 1].images[0].remove()
+        low, high = log_p.max() - 10, log_p.max()
+        image = axes[0, 1].imshow(log_p.T[::-1], BLUES, vmin=low, vmax=high, extent=frame)
+        axes[0, 1].label_outer()
+        _bar(axes, image, "log p, nats")
 
 
 def comparison(
@@ -187,36 +218,7 @@ def comparison(
                 ax.indicate_inset((*corner, side, side), edgecolor=INK, alpha=0.8)
                 box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
                 ax.annotate(letter, corner, (3, 4), textcoords="offset points", bbox=box)
-        place = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.02}
-        label = "samples − data, in units of the data's mean density"
-        axes[0, 0].figure.colorbar(image, ax=axes, label=label, **place)
-
-
-def reverse_gif(
-    path: StrPath,
-    frames: Sequence[Points],
-    labels: Sequence[str],
-    frame: Frame,
-    durations_ms: Sequence[int],
-) -> None:
-    """The reverse process in a loop: points [N, D], a label and a duration in ms for each frame."""
-    if not len(frames) == len(labels) == len(durations_ms) > 0:
-        counts = f"{len(frames)}, {len(labels)} and {len(durations_ms)}"
-        raise InputError(f"reverse_gif: {counts} frames, labels and durations; give one of each")
-    size, shades, font, at, images = 480, 10, ImageFont.load_default(22), (14, 14), []
-    palette = BLUES(np.linspace(0, 1, shades), bytes=True)[:, :3].tobytes()
-    for points, label in zip(as_points("reverse_gif", *frames), labels, strict=True):
-        text, halo = Image.new("L", (size, size)), Image.new("L", (size, size))
-        ImageDraw.Draw(text).text(at, label, 255, font, "lt")
-        ImageDraw.Draw(halo).text(at, label, 255, font, "lt", stroke_width=6)
-        tones = rasters.tones(points, frame, size)
-        tones = np.where(np.asarray(halo), np.asarray(text) / 255, tones)
-        images.append(Image.fromarray((tones * (shades - 1)).round().astype(np.uint8)))
-        images[-1].putpalette(palette)
-    options = {"append_images": images[1:], "duration": list(durations_ms), "loop": 0}
-    # Frames of noise have nothing in common: Pillow's `optimize` makes the file a fifth larger.
-    with files.replacing(path) as temporary:
-        images[0].save(temporary, "GIF", save_all=True, optimize=False, **options)
+        _bar(axes, image, "samples − data, in units of the data's mean density")
 
 
 def _compare_histograms(path, data, samples, label):
@@ -260,6 +262,17 @@ def _picture(ax, points, frame, title, names, ramp=BLUES, pixels=800):
     xlabel, ylabel = [*_labels(names, width), "density"][:2]
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.locator_params(nbins=5)
+
+
+def _bar(axes, image, label):
+    place = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.02}
+    axes[0, 0].figure.colorbar(image, ax=axes, label=label, **place)
+
+
+def _curves(ax, series):
+    for (name, (x, y)), marker in zip(series.items(), cycle("osD^vPX"), strict=False):
+        x, y = as_series(name, x, y)
+        ax.plot(x, y, marker=marker, markeredgecolor=PAPER, label=name)
 
 
 def _lines(ax, xlabel, ylabel, logx=False, logy=False, title=""):

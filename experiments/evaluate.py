@@ -1,10 +1,11 @@
 """How good are a run's samples? Every metric beside its floor, and a picture of the difference.
 
 python experiments/evaluate.py runs/bicycle-fast
-python experiments/evaluate.py runs/bicycle-fast --json quality.json
+python experiments/evaluate.py runs/bicycle-fast --json quality.json --overwrite
 
-The floor is what the same estimator gives for real points, redrawn: no samples can be expected
-below it. Distances are in the scaled coordinates in which the model was trained.
+The floor is what the same estimator gives for real points: no samples can be expected below it.
+Distances are in the scaled coordinates in which the model was trained. The picture goes to
+RUN_DIR/figures/comparison.png.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import jax
 import tyro
 from common import BLOCK, SamplerName, draw_points, load_run_data, parse_args, run_main, use_devices
 
-from ddpm_jax import files, metrics, plotting, sampling
+from ddpm_jax import evaluation, files, plotting, sampling
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.runs import Run
 from ddpm_jax.schedules import respace
@@ -41,7 +42,7 @@ class Args:
     devices: int | None = None
     """How many devices (on a CPU: cores) to use; by default all."""
     overwrite: bool = False
-    """Replace the JSON file if it exists."""
+    """Replace the picture, and the JSON file, of an earlier evaluation."""
 
     def __post_init__(self) -> None:
         if self.num_samples < 1000:
@@ -52,8 +53,9 @@ def main() -> int:
     """Draw, measure, draw the picture."""
     args = parse_args(Args, description=__doc__)
     devices = use_devices(args.devices)
-    if args.json:
-        files.refuse_existing(args.json, args.overwrite)
+    figure = args.run_dir / "figures" / "comparison.png"
+    for path in [figure, args.json] if args.json else [figure]:
+        files.refuse_existing(path, args.overwrite)
     run = Run.load(args.run_dir)
     data = run.scaler.apply(load_run_data(run))
     step, params = run.load_params(args.run_dir)
@@ -70,9 +72,8 @@ def main() -> int:
         f"{args.run_dir}: {len(samples):,} samples after {step:,} training steps, "
         f"{args.sampler}, {schedule.num_steps} evaluations each"
     )
-    measurements = metrics.evaluate(data, samples, seed=args.seed)
-    print(metrics.format_table(measurements))
-    figure = args.run_dir / "figures" / "comparison.png"
+    measurements = evaluation.evaluate(data, samples, seed=args.seed)
+    print(evaluation.format_table(measurements))
     plotting.comparison(figure, data, samples)
     print(f"picture: {figure}")
     if args.json:

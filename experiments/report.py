@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax import diffusion, files, metrics, plotting, runs, sampling
-from ddpm_jax.schedules import SCHEDULES
+from ddpm_jax import animation, diffusion, files, metrics, plotting, runs, sampling
+from ddpm_jax.schedules import linear, sigmoid
 
 if TYPE_CHECKING:
     from loop import Experiment
@@ -24,19 +24,20 @@ TRAJECTORY_FLOATS = 50_000_000
 def figures_of_data(experiment: "Experiment") -> None:
     """The data, the schedules and the forward process: what is known before training."""
     out, config = experiment.out / "figures", experiment.config
+    own = f"sigmoid, k = {config.sigmoid_k:g}" if config.schedule == "sigmoid" else config.schedule
     data = np.asarray(experiment.data)
     plotting.data(out / "data.png", data, title=Path(config.data).stem)
 
-    names = dict.fromkeys(["linear", "sigmoid", config.schedule])
+    # The original experiment's two, and the run's own.
     schedules = {
-        n: experiment.schedule if n == config.schedule else SCHEDULES[n](config.num_steps)
-        for n in names
+        "linear": linear(config.num_steps),
+        "sigmoid, k = 10": sigmoid(config.num_steps),
+        own: experiment.schedule,
     }
     curves = {name: np.asarray(s.alpha_bars) for name, s in schedules.items()}
     plotting.schedules(out / "schedules.png", curves)
 
-    last = config.num_steps - 1
-    steps = [t for t in FORWARD_STEPS if t < last] + [last]
+    steps = [n for n in FORWARD_STEPS if n < config.num_steps] + [config.num_steps]
     key_x0, key_eps = jax.random.split(experiment.keys["figures"])
     x0 = experiment.data[jax.random.permutation(key_x0, len(data))[:FORWARD_POINTS]]
     eps = jax.random.normal(key_eps, x0.shape)
@@ -80,11 +81,11 @@ def write(experiment: "Experiment") -> None:
     plotting.montage(
         out / "figures" / "montage.png", data, [(f"epoch {e}", x) for e, x in stages.items()]
     )
-    animation(experiment, data)
+    reverse(experiment, data)
     summary(experiment, rows, data, stages)
 
 
-def animation(experiment: "Experiment", data: np.ndarray) -> None:
+def reverse(experiment: "Experiment", data: np.ndarray) -> None:
     """reverse.gif: from noise to points, slowest where the detail appears."""
     run, schedule = experiment.run, experiment.schedule
     count = min(TRAJECTORY_POINTS, TRAJECTORY_FLOATS // (schedule.num_steps * run.dim))
@@ -99,10 +100,10 @@ def animation(experiment: "Experiment", data: np.ndarray) -> None:
     # Quadratic in the steps left: most frames where little noise is left.
     left = np.unique(np.round(total * np.linspace(1, 0, 90) ** 2).astype(int))[::-1]
     durations = [60] * (len(left) - 1) + [3000]
-    plotting.reverse_gif(
+    animation.reverse_gif(
         experiment.out / "reverse.gif",
         [path[total - n] for n in left],
-        [f"t = {n}" if n else "result" for n in left],
+        [f"steps left: {n}" if n else "result" for n in left],
         plotting.limits(data),
         durations,
     )
