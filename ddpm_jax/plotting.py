@@ -27,6 +27,7 @@ from ddpm_jax.rasters import Frame, Points, Series, as_points, as_series, limits
 Names = Sequence[str] | None
 StrPath = str | Path
 Lines = Mapping[str, tuple[Series, Series]]
+Panels = Mapping[str, tuple[Lines, float]]
 
 # The colours of Okabe and Ito, safe for the colour-blind, on an opaque paper that neither glares on
 # a dark page nor looks grey on a light one. Text is legible where 8 inches are shown 800 px wide.
@@ -148,13 +149,7 @@ def curves(
         _label_ends(axes[0, 0])
 
 
-def panels(
-    path: StrPath,
-    panels: Mapping[str, tuple[Lines, float]],
-    xlabel: str,
-    floor_label: str,
-    title: str = "",
-) -> None:
+def panels(path: StrPath, panels: Panels, xlabel: str, floor_label: str, title: str) -> None:
     """Lines as those of `curves`, over a floor, by the name of y; all axes are logarithmic."""
     with _figure(path, 8, 3.6 * len(panels), len(panels)) as axes:
         for ax, (ylabel, (series, floor)) in zip(axes[:, 0], panels.items(), strict=True):
@@ -173,12 +168,11 @@ def density(path: StrPath, data: Points, log_p: Points, frame: Frame, names: Nam
     """
     (log_p,) = as_points("density", log_p)
     with _figure(path, 8, 4.5, 1, 2) as axes:
-        for ax, title in zip(axes[0], ("data", "learned density"), strict=True):
-            _picture(ax, data, frame, title, names)
-        axes[0, 1].images[0].remove()
-        low, high = log_p.max() - 10, log_p.max()
-        image = axes[0, 1].imshow(log_p.T[::-1], BLUES, vmin=low, vmax=high, extent=frame)
-        axes[0, 1].label_outer()
+        _picture(axes[0, 0], data, frame, "data", names)
+        peak = log_p.max()
+        image = axes[0, 1].imshow(log_p.T[::-1], BLUES, vmin=peak - 10, vmax=peak, extent=frame)
+        axes[0, 1].set(title="learned density", xlabel=_labels(names, 2)[0], yticklabels=[])
+        axes[0, 1].locator_params(nbins=5)
         _bar(axes, image, "log p, nats")
 
 

@@ -1,5 +1,6 @@
 """How good the recipe is, and what each part of it is worth: the studies of docs/quality.md.
 
+python experiments/quality.py preset                              the fast preset on many data sets
 python experiments/quality.py samplers --run runs/bicycle-fast    quality against evaluations
 python experiments/quality.py ablation                            one setting changed at a time
 python experiments/quality.py toys                                moons and 8 gaussians, exact W2
@@ -7,7 +8,8 @@ python experiments/quality.py tabular                             against a Gaus
 python experiments/quality.py density runs/bicycle-fast           the density it has learned
 python experiments/quality.py lattice runs/bicycle-fast           what a classifier goes by
 
-Each prints its table; --json FILE writes it. The defaults fit a small, shared machine.
+Each prints its table as the document has it; --json FILE writes it, with the values behind each
+mean. The defaults fit a small, shared machine.
 """
 
 import dataclasses
@@ -20,82 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 import quality_tabular
 import tyro
-from common import in_memory, load_data, load_run_data, parse_args, run_main, use_devices
-from quality_fit import FEW, Fit, Row, Study, fit, mean, quick, show, spread
+from common import load_run_data, parse_args, run_main, use_devices
+from quality_ablation import Ablation
+from quality_fit import Fit, Over, Row, Study, fit, markdown, say, write_json
+from quality_preset import Preset
 from quality_samplers import Samplers
 
 from ddpm_jax import density, files, metrics, plotting, sampling
-from ddpm_jax.config import PRESETS, Config
+from ddpm_jax.config import Config
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.runs import Run
 from ddpm_jax.schedules import respace
 from ddpm_jax.toys import toy
-
-FAST = PRESETS["fast"]
-
-VARIANTS: dict[str, dict] = {
-    "fast preset": {},
-    "no tables": {"tables": ()},
-    "64 Fourier features, no tables": {
-        "tables": (),
-        "fourier_features": 64,
-        "fourier_scale": 1.3,
-    },
-    "tables 32..128": {"tables": (32, 64, 128)},
-    "8 features a table": {"table_features": 8},
-    "width 128": {"width": 128},
-    "depth 3": {"depth": 3},
-    "batch 1024": {"batch_size": 1024},
-    "points_per_time 1": {"points_per_time": 1},
-    "independent times": {"stratified": False},
-    "no average": {"ema_decay": 0.0},
-    "constant rate": {"decay": "constant"},
-    "rate 2e-3": {"learning_rate": 2e-3},
-    "rate 8e-3": {"learning_rate": 8e-3},
-    "linear schedule": {"schedule": "linear"},
-    "cosine schedule": {"schedule": "cosine"},
-    "sigmoid k = 10": {"sigmoid_k": 10.0},
-    "sigmoid k = 16": {"sigmoid_k": 16.0},
-    "T = 250": {"num_steps": 250},
-}
-
-
-@dataclass(frozen=True)
-class Ablation(Study):
-    """The fast preset with one setting changed at a time, as many training steps each."""
-
-    data: str = "bicycle"
-    """A file of points or a toy distribution."""
-    train_steps: int = 6000
-    """Training steps; the preset's own are 80,000."""
-    seeds: int = 1
-    """Seeds of training and sampling."""
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    """Which rows."""
-    num_samples: int = 20_000
-    """Samples measured."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in self.variants:
-            if name not in VARIANTS:
-                raise ConfigError(f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}")
-
-    def __call__(self) -> list[Row]:
-        """Train and measure every variant."""
-        data, rows = in_memory(load_data(self.data)), []
-        for name in self.variants:
-            found = []
-            for seed in range(self.seeds):
-                config = dataclasses.replace(FAST, seed=seed, **VARIANTS[name])
-                model = fit(config, data, self.train_steps)
-                scale = model.run.scaler.apply
-                quality = quick(scale(data), scale(model.sample(self.num_samples, seed)))
-                found.append(quality | {"train s": model.seconds})
-            deviation = spread([row["TV"] for row in found])
-            rows.append({"variant": name, **mean(found), "TV ±": deviation, "seeds": self.seeds})
-            print(rows[-1], flush=True)
-        return rows
 
 
 @dataclass(frozen=True)
@@ -128,20 +66,20 @@ class Toys(Study):
                 one_by_one = toy(name, seed + 2000, n=100 * self.size)[: self.size]
                 sets = model.sample(self.size, seed), again, one_by_one
                 found.append([metrics.wasserstein2(held_out, x) for x in sets] + [model.seconds])
-                print(name, seed, found[-1], flush=True)
+                say(name, seed, *found[-1])
             w2, floor, independent, seconds = np.array(found).T
             rows.append(
                 {
                     "data": name,
-                    "W2": float(w2.mean()),
-                    "±": spread(w2),
-                    "median": float(np.median(w2)),
-                    "real vs real": float(floor.mean()),
+                    "W2": Over(list(w2)),
+                    "real vs real": Over(list(floor)),
                     "ratio": float(w2.mean() / floor.mean()),
-                    "real, one by one": float(independent.mean()),
+                    "median W2": float(np.median(w2)),
+                    "ratio of medians": float(np.median(w2) / np.median(floor)),
+                    "real, one by one": Over(list(independent)),
                     "points": self.size,
                     "seeds": self.seeds,
-                    "train s": float(seconds.mean()),
+                    "train s": Over(list(seconds)),
                 }
             )
         return rows
@@ -163,7 +101,7 @@ class Tabular(Study):
 
 @dataclass(frozen=True)
 class Density(Study):
-    """The learned density on a grid, drawn as points, and bits a dimension of the data."""
+    """The learned density on a grid, drawn beside the data, and bits a dimension of the data."""
 
     run: tyro.conf.Positional[Path] = Path("runs/bicycle-fast")
     """A trained run in the plane."""
@@ -173,6 +111,10 @@ class Density(Study):
     """Steps of the flow."""
     num_points: int = 1000
     """Data points whose likelihood is measured."""
+
+    def figures(self) -> list[Path]:
+        """The density beside the data."""
+        return [self.images / "density.png"]
 
     def __call__(self) -> list[Row]:
         """Evaluate log p on the grid and the data, draw the picture."""
@@ -189,13 +131,13 @@ class Density(Study):
         edges = np.linspace(-run.extent, run.extent, self.grid + 1)
         centres = (edges[1:] + edges[:-1]) / 2
         cells = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
-        mass = np.exp(np.asarray(log_prob(cells.astype(np.float32)), np.float64))
-        mass *= (edges[1] - edges[0]) ** 2
-        rng = np.random.default_rng(0)
-        drawn = cells[rng.choice(len(cells), 30_000, p=mass / mass.sum())]
-        drawn = drawn + rng.uniform(-0.5, 0.5, drawn.shape) * (edges[1] - edges[0])
-        plotting.montage(self.images / "density.png", data, [("exp(log p), on a grid", drawn)])
+        log_p = np.asarray(log_prob(cells.astype(np.float32)), np.float64)
+        mass = np.exp(log_p) * (edges[1] - edges[0]) ** 2
+        ends = (float(edges[0]), float(edges[-1])) * 2
+        grid = log_p.reshape(self.grid, self.grid)
+        plotting.density(self.figures()[0], data, grid, (ends[0], ends[1], ends[0], ends[1]))
 
+        rng = np.random.default_rng(0)
         x = jnp.asarray(rng.choice(data, self.num_points), "float32")
         uniform = np.log2(2 * run.extent)
         bits = float(jnp.mean(bound(jax.random.key(0), x))) / np.log(2)
@@ -235,6 +177,7 @@ class Lattice(Study):
             noise = np.random.default_rng(seed).normal(0, 0.25 / self.per_unit, others.shape)
             kinds = {
                 "real points": others,
+                "real points, redrawn from all": np.random.default_rng(seed).choice(data, half),
                 "real points, off the lattice by a quarter of it": others + noise,
                 "samples": samples,
                 "samples, moved to the lattice": np.round(samples * self.per_unit) / self.per_unit,
@@ -242,32 +185,26 @@ class Lattice(Study):
             for name, points in kinds.items():
                 accuracy = metrics.classifier_two_sample(real, points, seed)
                 found.setdefault(name, []).append(accuracy)
-        return [
-            {"points": n, "two-sample test": float(np.mean(v)), "±": spread(v)}
-            for n, v in found.items()
-        ]
+        return [{"points": name, "two-sample test": Over(v)} for name, v in found.items()]
 
 
 def main() -> None:
     """Run one study, print its table."""
     study: Study = parse_args(
         tyro.conf.OmitSubcommandPrefixes[
-            Samplers | Ablation | Toys | Tabular | Density | Lattice  # pyright: ignore
+            Preset | Samplers | Ablation | Toys | Tabular | Density | Lattice  # pyright: ignore
         ],
         description=__doc__,
     )
     use_devices(1)
-    if study.json:
-        files.refuse_existing(study.json, study.overwrite)
-    study.images.mkdir(parents=True, exist_ok=True)
-    settings = {
-        f.name: getattr(study, f.name)
-        for f in dataclasses.fields(study)
-        if f.name not in ("json", "images", "overwrite", "config")
-    }
+    for path in [study.json, *study.figures()] if study.json else study.figures():
+        files.refuse_existing(path, study.overwrite)
     rows = study()
-    few = f"; {FEW} evaluations" if isinstance(study, Ablation | Toys | Tabular) else ""
-    show(f"{type(study).__name__.lower()}: {settings}{few}", rows, study.json)
+    print("\n\n".join(markdown(table) for table in study.tables(rows)))
+    if study.json:
+        write_json(study.json, study, rows)
+    for path in study.figures():
+        say(f"picture: {path}")
 
 
 if __name__ == "__main__":

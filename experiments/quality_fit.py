@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import json
+import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,20 @@ class Study:
     images: Path = IMAGES
     """Where figures go."""
     overwrite: bool = False
-    """Replace the JSON file if it exists."""
+    """Replace the JSON file and the figures where they exist."""
 
     def __post_init__(self) -> None:
-        if getattr(self, "seeds", 1) < 1:
-            raise ConfigError("--seeds must be at least 1")
+        for name in ("seeds", "sets"):
+            if getattr(self, name, 1) < 1:
+                raise ConfigError(f"--{name} must be at least 1")
+
+    def figures(self) -> list[Path]:
+        """The figures that the study will draw."""
+        return []
+
+    def tables(self, rows: list[Row]) -> list[list[Row]]:
+        """The rows as they are printed: one table, or some."""
+        return [rows]
 
 
 @dataclass(frozen=True)
@@ -102,9 +113,9 @@ def fit(config: Config, points: np.ndarray, steps: int = 0) -> Fit:
     return Fit(run, params, time.perf_counter() - began)
 
 
-def quick(real: np.ndarray, fake: np.ndarray) -> Row:
+def quick(real: np.ndarray, fake: np.ndarray, projections: int = 64) -> Row:
     """Total variation, sliced W2, and the share of samples off the data."""
-    values = metrics.quick(real, fake)
+    values = metrics.quick(real, fake, projections=projections)
     return {
         "TV": values["total_variation"],
         "SW": values["sliced_wasserstein"],
@@ -112,31 +123,63 @@ def quick(real: np.ndarray, fake: np.ndarray) -> Row:
     }
 
 
-def spread(values: Sequence[float]) -> float | None:
-    """Their standard deviation; None of a single one."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+@dataclass(frozen=True)
+class Over:
+    """A number over seeds, or over sets of samples; printed as mean ± standard deviation."""
+
+    values: list[float]
+    centre: Callable[[Any], Any] = np.mean
+
+    def __float__(self) -> float:
+        return float(self.centre(self.values))
+
+    def __mul__(self, factor: float) -> "Over":
+        return Over([value * factor for value in self.values], self.centre)
+
+    def __str__(self) -> str:
+        if len(set(self.values)) == 1:
+            return f"{float(self):.4g}"
+        spread = np.std(self.values, ddof=1)
+        digits = max(0, 1 - math.floor(math.log10(spread)))
+        return f"{float(self):.{digits}f} ± {spread:.{digits}f}"
 
 
-def mean(rows: list[Row]) -> Row:
-    """The mean of each number."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+def over(rows: Sequence[Row], centre: Callable[[Any], Any] = np.mean) -> Row:
+    """Each number's values over the rows."""
+    return {name: Over([float(row[name]) for row in rows], centre) for name in rows[0]}
 
 
-def show(title: str, rows: Sequence[Row], json_file: Path | None) -> None:
-    """Print the rows as a table, and write them where a file is given."""
+def floor(real: np.ndarray, n: int, draws: int) -> Row:
+    """`quick` of n real points, redrawn; "off" of every real point, left out in turn."""
+    redrawn = [np.random.default_rng(seed).choice(real, n) for seed in range(draws)]
+    return over([quick(real, x) for x in redrawn]) | {"off": metrics.isolated_fraction(real)}
+
+
+def say(*words: object) -> None:
+    """Tell how far a study is, beside its table, not in it."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+def write_json(path: Path, study: Study, rows: Sequence[Row]) -> None:
+    """The rows, with the value of each seed or set, beside the settings they were measured with."""
+    settings = dataclasses.asdict(study)
+    for name in ("json", "images", "overwrite"):
+        del settings[name]
+    record = {"study": type(study).__name__.lower(), "settings": settings, "rows": rows}
+    files.write_text(path, json.dumps(record, indent=2, default=_plain) + "\n")
+    say(f"written: {path}")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of Markdown, with a column for every name of any row."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    text = [[_cell(row.get(name)) for name in names] for row in rows]
-    widths = [max(len(line[i]) for line in [names, *text]) for i in range(len(names))]
-    print(f"\n{title}")
-    for line in [names, *text]:
-        first, *others = (
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join([first, *others]))
-    if json_file:
-        files.write_text(json_file, json.dumps({"title": title, "rows": rows}, indent=2) + "\n")
-        print(f"written: {json_file}")
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    lines = [names, ["---"] * len(names), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(value: Any) -> Any:
+    return value.values if isinstance(value, Over) else str(value)
 
 
 def _cell(value: Any) -> str:

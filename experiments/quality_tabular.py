@@ -5,7 +5,7 @@ import itertools
 import warnings
 
 import numpy as np
-from quality_fit import Row, fit
+from quality_fit import Over, Row, fit, say
 from scipy.spatial import KDTree
 from sklearn.datasets import load_breast_cancer
 from sklearn.exceptions import ConvergenceWarning
@@ -91,9 +91,9 @@ def compare(train_steps: int, seeds: int) -> list[Row]:
                         nearest,
                     ]
                 )
-                print(name, seed, label, found[label][-1], flush=True)
+                say(name, seed, label, *found[label][-1])
         for label, values in found.items():
-            energy, c2st, nearest = np.mean(values, axis=0).tolist()
+            energy, c2st, nearest = (Over(list(column)) for column in np.transpose(values))
             rows.append(
                 {
                     "data": name,
