@@ -15,6 +15,7 @@ from ddpm_jax.metrics import (
     classifier_two_sample,
     energy_distance,
     far_fraction,
+    isolated_fraction,
     mmd_rbf,
     sliced_wasserstein,
     total_variation,
@@ -189,6 +190,17 @@ def test_far_and_uncovered_fractions_by_brute_force(rng, radius, dim):
     limit = 0.01 if radius is None else radius
     assert far_fraction(real, fake, radius) == np.mean(distances.min(axis=1) > limit)
     assert uncovered_fraction(real, fake, radius) == np.mean(distances.min(axis=0) > limit)
+
+
+@pytest.mark.parametrize("radius", [None, 0.0, 0.3])
+def test_isolated_fraction_leaves_each_point_out(rng, radius):
+    real = rng.uniform(-1, 1, size=(60, 2))
+    real[:4] = [[-1, 0], [1, 0], [0.5, 0.5], [0.5, 0.5]]  # the default radius is 0.01; and a pair
+    rest = [far_fraction(np.delete(real, i, 0), real[[i, i]], radius or 0.01) for i in range(60)]
+    if radius == 0:
+        assert isolated_fraction(real, radius) == 58 / 60
+    else:
+        assert isolated_fraction(real, radius) == exactly(np.mean(rest))
 
 
 @pytest.mark.parametrize("dim", [2, 10])

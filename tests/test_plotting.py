@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import plotting, rasters
+from ddpm_jax import animation, plotting, rasters
 from ddpm_jax.errors import InputError
 
 FRAME = (0.0, 4.0, 0.0, 4.0)
@@ -41,10 +41,13 @@ def point_figures(d):
 
 def line_figures():
     t, bars = np.arange(20), np.linspace(1.0, 0.0, 20)  # log SNR is infinite at both ends
+    lines = {"a": (t + 1, bars + 0.1), "b": (t[:1] + 9, bars[:1])}
     return {
         "schedules": (({"linear": bars, "constant": np.full(20, 0.5)},), (1600, 640)),
         "loss": ((t + 1, 1 / (t + 1), 0.05, "Loss"), (1600, 640)),
-        "curves": (({"a": (t + 1, bars), "b": (t[:1] + 9, bars[:1])}, "x", "y", True), (1600, 840)),
+        "curves": ((lines, "x", "y", True), (1600, 840)),
+        "panels": (({"y": (lines, 0.5), "z": (lines, 0.1)}, "x", "floor", "title"), (1600, 1440)),
+        "density": ((points(), np.zeros((9, 9)), FRAME), (1600, 900)),
     }
 
 
@@ -81,8 +84,8 @@ def test_figure_is_one_whole_image_and_leaves_all_else_alone(tmp_path, name, arg
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_gif_has_a_frame_a_label_and_a_duration_each(tmp_path, d):
     frames, durations = [points(d, seed=i) for i in range(5)], [40, 50, 60, 70, 2000]
-    labels = [f"t = {i}" for i in range(5)]
-    plotting.reverse_gif(tmp_path / "a.gif", frames, labels, plotting.limits(frames[0]), durations)
+    labels = [f"steps left: {i}" for i in range(5)]
+    animation.reverse_gif(tmp_path / "a.gif", frames, labels, plotting.limits(frames[0]), durations)
     with Image.open(tmp_path / "a.gif") as image:
         assert (image.format, image.size, image.info["loop"]) == ("GIF", (480, 480), 0)
         found = []
@@ -96,7 +99,7 @@ def test_gif_has_a_frame_a_label_and_a_duration_each(tmp_path, d):
 def test_gif_of_a_whole_run_is_small(tmp_path):
     noise = [points(n=10_000, seed=i) for i in range(10)] * 9
     labels, frame = [f"t = {i}" for i in range(90)], (-1.1, 1.1, -1.1, 1.1)
-    plotting.reverse_gif(tmp_path / "a.gif", noise, labels, frame, [50] * 90)
+    animation.reverse_gif(tmp_path / "a.gif", noise, labels, frame, [50] * 90)
     assert (tmp_path / "a.gif").stat().st_size < 6e6  # noise is the worst case: nothing to compress
 
 
@@ -106,12 +109,23 @@ def test_up_is_up_and_right_is_right(tmp_path, kind):
     if kind == "png":
         plotting.snapshot(path, corner, FRAME, "")
     else:
-        plotting.reverse_gif(path, [corner], [""], FRAME, [100])
+        animation.reverse_gif(path, [corner], [""], FRAME, [100])
     row, column = np.nonzero(blueness(path) > 60)
     height, width = blueness(path).shape
     # The points reach from 3.2 to 3.8 and from 0.7 to 1.3 of 4; a PNG's axes are inset a little.
     assert row.min() > height * 0.55
     assert column.min() > width * 0.75
+
+
+def test_density_shows_x_by_row_to_the_right_and_y_upwards(tmp_path):
+    log_p = np.full((20, 20), -50.0)
+    log_p[16:19, 4:7] = 0.0  # x from 3.2 to 3.8 and y from 0.8 to 1.4 of 4
+    plotting.density(tmp_path / "a.png", np.array([[1.0, 3.0]]), log_p, FRAME)
+    # The panel on the right, less the colour bar below; axes are inset a little.
+    panel = blueness(tmp_path / "a.png")[:670, 850:]
+    row, column = np.nonzero(panel > 60)
+    assert 0.55 * 670 < row.min() < row.max() < 670
+    assert column.min() > 0.7 * 750
 
 
 @pytest.mark.parametrize(
@@ -203,10 +217,11 @@ BAD = {
     "D of a step": lambda path: plotting.forward(path, {"linear": [P, P, Q]}, STEPS),
     "missing step": lambda path: plotting.forward(path, {"linear": [P, P]}, STEPS),
     "no schedule": lambda path: plotting.forward(path, {}, STEPS),
-    "missing label": lambda path: plotting.reverse_gif(path, [P, P], ["t = 0"], F, [9, 9]),
-    "no frames": lambda path: plotting.reverse_gif(path, [], [], F, []),
+    "missing label": lambda path: animation.reverse_gif(path, [P, P], ["t = 0"], F, [9, 9]),
+    "no frames": lambda path: animation.reverse_gif(path, [], [], F, []),
     "lengths": lambda path: plotting.loss(path, np.arange(3), np.zeros(4)),
     "matrix": lambda path: plotting.schedules(path, {"linear": P}),
+    "a density of one row": lambda path: plotting.density(path, P, P[0], F),
     "series": lambda path: plotting.curves(path, {"a": (np.arange(3), np.zeros(2))}, "x", "y"),
 }
 

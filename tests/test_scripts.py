@@ -74,13 +74,27 @@ def test_samples_in_every_format_are_the_same_points(finished, tmp_path):
 @pytest.mark.slow
 def test_evaluate_prints_and_writes_every_metric_beside_its_floor(finished, tmp_path):
     out, _ = finished
-    done = run("evaluate.py", out, "--num-samples", 1000, "--json", tmp_path / "q.json")
+    command = "evaluate.py", out, "--num-samples", 1000, "--json", tmp_path / "q.json"
+    done = run(*command)
     assert done.returncode == 0, done.stderr
-    metrics = {m["name"]: m for m in json.loads((tmp_path / "q.json").read_text())["metrics"]}
-    for name in ("wasserstein2", "sliced_wasserstein", "energy_distance", "total_variation"):
-        assert metrics[name]["floor"] >= 0
-        assert name in done.stdout
-    assert (out / "figures" / "comparison.png").exists()
+    measured = json.loads((tmp_path / "q.json").read_text())["metrics"]
+    assert {m["name"] for m in measured} == {
+        *("total_variation", "sliced_wasserstein", "far_fraction", "uncovered_fraction"),
+        *("wasserstein2", "energy_distance", "mmd_rbf", "classifier_two_sample"),
+    }
+    for m in measured:
+        (printed,) = re.findall(rf"^{m['name']} (.*)$", done.stdout, re.MULTILINE)
+        value, floor = (f"{m[key]:.4g}" for key in ("value", "floor"))
+        assert [x for x in printed.split() if x in (value, floor)] == [value, floor]
+        assert printed.count("±") == sum(m[k] is not None for k in ("spread", "floor_spread"))
+    written = {p: p.read_bytes() for p in (tmp_path / "q.json", out / "figures" / "comparison.png")}
+    for arguments in (command[:-2], command):
+        again = run(*arguments)
+        assert again.returncode == 2
+        assert "comparison.png exists" in again.stderr
+        assert "--overwrite" in again.stderr
+    assert {p: p.read_bytes() for p in written} == written
+    assert run(*command, "--overwrite").returncode == 0
 
 
 @pytest.mark.slow
