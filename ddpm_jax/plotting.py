@@ -100,7 +100,7 @@ def forward(
                 title = f"{step} steps" if ax in axes[0] else ""
                 _picture(ax, points, frame, title, names, pixels=300)
                 ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
-            line[0].set_ylabel(name)
+            line[0].set_ylabel(name.replace(", ", "\n"))
 
 
 def schedules(path: StrPath, curves: Mapping[str, Series]) -> None:

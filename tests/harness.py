@@ -165,11 +165,12 @@ def plain(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """No progress bar, and plain files for pictures, which take most of a tiny run's time."""
     import loop
 
-    from ddpm_jax import files, plotting
+    from ddpm_jax import animation, files, plotting
 
     patch(loop, "tqdm", lambda **options: tqdm(**options | {"disable": True}))
-    for name in ("data", "schedules", "forward", "loss", "montage", "snapshot", "reverse_gif"):
-        patch(plotting, name, lambda path, *_, **__: files.write_text(path, "a picture"))
+    figures = ("data", "schedules", "forward", "loss", "montage", "snapshot")
+    for module, name in [(animation, "reverse_gif"), *((plotting, name) for name in figures)]:
+        patch(module, name, lambda path, *_, **__: files.write_text(path, "a picture"))
 
 
 # --- traps ---

@@ -1,0 +1,63 @@
+"""The figures of what is known before training: which schedules, after how many steps."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import report
+
+from ddpm_jax import plotting, schedules
+from ddpm_jax.config import PRESETS, Config
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path, key):
+    """What is drawn for a configuration: the schedules' curves, and the forward process."""
+
+    def draw(config):
+        found = {}
+        for name in ("data", "schedules", "forward"):
+            monkeypatch.setattr(
+                plotting, name, lambda path, *given, name=name, **_: found.update({name: given})
+            )
+        data = 0.1 * jax.random.normal(key, (5000, 2))
+        keys = {"figures": key}
+        report.figures_of_data(
+            SimpleNamespace(
+                out=tmp_path, config=config, data=data, schedule=config.make_schedule(), keys=keys
+            )
+        )
+        return found
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (PRESETS["fast"], ["sigmoid, k = 12"]),
+        (PRESETS["reference"], []),
+        (Config(schedule="cosine"), ["cosine"]),
+        (Config(schedule="linear"), []),
+    ],
+)
+def test_both_schedules_of_the_original_are_shown_and_the_run_s_own(drawn, config, own):
+    (curves,) = drawn(config)["schedules"]
+    assert list(curves) == ["linear", "sigmoid, k = 10", *own]
+    np.testing.assert_array_equal(curves["linear"], schedules.linear(1000).alpha_bars)
+    np.testing.assert_array_equal(
+        curves["sigmoid, k = 10"], schedules.sigmoid(1000, 10.0).alpha_bars
+    )
+    if own:
+        np.testing.assert_array_equal(curves[own[0]], config.make_schedule().alpha_bars)
+
+
+def test_n_steps_leave_the_variance_of_time_n_less_one(drawn):
+    rows, steps = drawn(Config(num_steps=60))["forward"]
+    assert steps == [0, 5, 10, 50, 60]
+    alpha_bars = schedules.linear(60).alpha_bars
+    for points, step in zip(rows["linear"], steps, strict=True):
+        kept = float(alpha_bars[step - 1]) if step else 1.0
+        # A variance of 10,000 numbers has a relative standard error of √(2/10,000) = 1.4 %: four.
+        assert np.var(points) == pytest.approx(kept * 0.01 + 1 - kept, rel=0.06)
