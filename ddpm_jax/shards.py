@@ -22,6 +22,8 @@ from ddpm_jax.errors import ConfigError, InputError
 
 FORMAT = 1
 
+_FIELDS = {"name": str, "rows": int, "sha256": str}
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -97,14 +99,23 @@ class Shards:
 
     def _lines(self) -> list[dict[str, Any]]:
         lines = []
-        for line in self.manifest.read_text(encoding="utf-8", errors="replace").splitlines():
+        text = self.manifest.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines() or [""], start=1):
             try:
                 value = json.loads(line)
-            except ValueError:
-                break  # the process was killed in the middle of this line, the last
+            except (ValueError, RecursionError):
+                if number > 1:
+                    break  # the process was killed in the middle of this line, the last
+                value = None
+            fields = _FIELDS if number > 1 else {"format": int}
+            if not isinstance(value, dict) or not all(
+                isinstance(value.get(name), kind) for name, kind in fields.items()
+            ):
+                raise ConfigError(
+                    f"{self.manifest}, line {number}: not a line of a manifest of samples, which "
+                    f"has {', '.join(fields)}. Pass --overwrite to draw all of them again"
+                )
             lines.append(value)
-        if not lines or not all(isinstance(v, dict) for v in lines):
-            raise ConfigError(f"{self.manifest}: not a manifest of samples; pass --overwrite")
         return lines
 
     def _is_good(self, index: int, line: dict[str, Any] | None) -> bool:

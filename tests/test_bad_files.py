@@ -1,9 +1,15 @@
 """Files that are wrong: errors name the file, the line, what was found and what would be right."""
 
+import contextlib
+import re
+import subprocess
+import sys
+import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from fuzz import TooLongError, at_most
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from point_files import POINTS, gz, npy, npy_header, write
@@ -76,7 +82,10 @@ ANY, NUMBERS, TWO, NUMPY = "one point a line", "finite numbers", "at least two",
         ("forged.npy", b"\x93NUMPY\x02\0\xff\xff\xff\xff{'des", None, "not a NumPy file", NUMPY),
         ("nan.npy", npy(np.array([[1, 2], [3, np.nan]])), None, "row 2 is [3.0, nan]", "finite"),
         ("large.npy", npy(np.array([1, -1e31])), None, "row 2 is [-1e+31]", "at most 1e30"),
-        ("long.npy", npy(np.zeros(2**17)), None, "more than 1,000,000 bytes", "open_shards"),
+        ("long.npy", npy(np.zeros(2**17)), None, "more than 1,000,000 bytes", ".npy shards"),
+        ("short-rows.txt.gz", gz(b"1\n" * 2**18), None, "1,000,000 bytes as float64", "shards"),
+        ("wide-rows.txt", b"1 1 1 1\n" * 2**16, None, "1,000,000 bytes as float64", "shards"),
+        ("newlines.txt.gz", gz(b"\r\n" * 2**18), None, "1,000,000 bytes as float64", "shards"),
     ],
     ids=lambda case: case[0],
 )
@@ -178,14 +187,101 @@ FILES = st.one_of(
 )
 
 
+# Of what is wrong with a file as a whole there is no line to name.
+WHOLE_FILE = re.compile(
+    r"no points in it|[01] row|cannot be read|not a NumPy file|dtype |shape |row \d+ is |"
+    r"\d+ bytes, where its header needs"
+)
+
+
 @given(FILES)
 @settings(max_examples=500, deadline=None)
 def test_no_file_does_worse_than_a_data_error(tmp_path_factory, file):
+    """Which names the file and the line, or says what of the whole is wrong; soon, and in 8 MiB."""
     name, content = file
     path = write(tmp_path_factory.getbasetemp() / name, content)
+    tracemalloc.start()
     try:
-        loaded = load_points(path)
-    except DataError:
-        return
-    assert loaded.shape[0] >= 2
-    assert np.abs(loaded).max() <= LIMIT
+        with at_most(10):
+            loaded = load_points(path)
+    except DataError as error:
+        where = re.match(rf"{re.escape(str(path))}(?:, line (\d+))?: ", str(error))
+        assert where, error  # noqa: PT017
+        assert where[1] or WHOLE_FILE.match(str(error)[where.end() :]), error  # noqa: PT017
+    else:
+        assert loaded.shape[0] >= 2
+        assert np.abs(loaded).max() <= LIMIT
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # 200 bytes compressed are 200 kB at most; a read asks for 1 MiB, its decoder for another.
+    assert peak < 2**23
+
+
+def test_the_guard_of_fuzz_tests_ends_what_hangs():
+    def hang():
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(60)
+
+    began = time.perf_counter()
+    with pytest.raises(TooLongError), at_most(0.2):
+        hang()
+    assert time.perf_counter() - began < 10
+
+
+# --- limits ---
+
+
+def test_a_line_has_an_end(tmp_path):
+    """Else its fields, or one character of four bytes, take many times the memory of the text."""
+    path = write(tmp_path / "x.txt.gz", gz(b"1 2\n" + b"11 " * 2**23))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a line of more than 16,777,216 bytes\. Write one point"):
+        load_points(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**25  # the line's 24 MiB were not parsed: as fields they would take 500
+
+
+@pytest.mark.parametrize("at", [2**20 - 1, 2**20, 2**20 + 1])
+def test_characters_may_lie_across_the_pieces_that_are_read(tmp_path, at):
+    """Two bytes from `at` on, in a comment, after lines of 8 bytes: pieces end at 2**20."""
+    before = b"# 3456\r\n" * (at // 8 - 1)
+    before += b"# " + b"x" * (at - len(before) - 2)
+    path = write(tmp_path / "x.txt", before + "é".encode() + b"\n1 2\n3 4\n")
+    assert load_points(path).tolist() == [[1, 2], [3, 4]]
+    for bad in (b"\xc3\n1 2\n3 4\n", b"\xc3"):
+        write(path, before + bad)
+        with pytest.raises(DataError, match=f"line {at // 8}: byte 0xc3, which is not UTF-8"):
+            load_points(path)
+
+
+BOMBED = """
+import pathlib, sys
+from ddpm_jax.datasets import load_points
+status = pathlib.Path("/proc/self/status")
+most = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+before = most()
+try:
+    load_points(sys.argv[1])
+except ValueError as error:
+    print(most() - before, error)
+"""
+
+
+@pytest.mark.slow
+def test_a_bomb_takes_no_more_than_the_limit(tmp_path):
+    """4 GiB of text in a file of 4 MB, or of lines that would be 4 times as large as numbers."""
+    for line, found in [(b"-0.12345678 0.12345678\n", "of text"), (b"1\n", "as float64")]:
+        part = line * (2**24 // len(line))
+        repeats = 2**8 if found == "of text" else 2**30 // len(part)
+        path = write(tmp_path / "x.txt.gz", gz(part) * repeats)
+        done = subprocess.run(
+            [sys.executable, "-c", BOMBED, str(path)], capture_output=True, text=True, timeout=300
+        )
+        taken, _, message = done.stdout.partition(" ")
+        assert f"{path}: more than 1,073,741,824 bytes {found}. Raise max_bytes" in message
+        print(f"{path.stat().st_size / 1e6:.1f} MB: {int(taken) / 2**30:.2f} GiB {found}")
+        # The limit, and an eighth for the way in which a growing buffer is extended.
+        assert int(taken) < 1.2 * 2**30
