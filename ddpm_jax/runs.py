@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ REPORT = (
 )
 """What a finished run holds beside its checkpoints and metrics."""
 
+_FOLDERS = ("checkpoints", "figures", "samples")
 _TEMPORARY = r"\.tmp-\d+-"  # as files.replacing names it
 _OWN = re.compile(
     rf"({_TEMPORARY})?(config\.json|metrics\.jsonl|summary\.(txt|json)|reverse\.gif)"
@@ -84,8 +86,12 @@ class Run:
 
     @staticmethod
     def load(directory: str | Path) -> "Run":
-        """Read config.json back; ConfigError names the field that is missing or wrong."""
+        """Read config.json back; ConfigError names the field that is missing or wrong.
+
+        InputError where a link leads out of the directory.
+        """
         path = Path(directory) / "config.json"
+        refuse_links(Path(directory))
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -199,12 +205,13 @@ def sampling_params(state: TrainState) -> Params:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; InputError if another process holds it.
+    """Hold the directory's lock; InputError if another process holds it, or a link leads out.
 
     The kernel drops the lock when its holder dies, however it dies, so a stale one cannot exist.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as handle:
+    refuse_links(directory)
+    with open(directory / ".lock", "a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -214,18 +221,36 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def refuse_links(directory: Path) -> None:
+    """Raise InputError if a link among the run's own files and folders leads out of `directory`.
+
+    Whoever made it would have us read, overwrite or remove what is there. The directory itself may
+    be a link.
+    """
+    folders = [directory / name for name in _FOLDERS]
+    below = (directory / "checkpoints").rglob("*")  # follows no links below itself
+    for path in chain(folders, [directory / ".lock"], own_files(directory), below):
+        end = Path(os.path.realpath(path))
+        if path.is_symlink() and not end.is_relative_to(os.path.realpath(directory)):
+            raise InputError(
+                f"{path} is a link that leads out of the run, to {os.readlink(path)}: remove it, "
+                "or put there what it stands for"
+            )
+
+
 def own_files(directory: Path) -> list[Path]:
     """What a run has put into its directory, config.json first; files of others are not listed."""
-    folders = [directory, *(directory / name for name in ("checkpoints", "figures", "samples"))]
+    folders = [directory, *(directory / name for name in _FOLDERS)]
     found = [path for folder in folders for path in sorted(folder.glob("*"))]
     own = [p for p in found if _OWN.fullmatch(p.relative_to(directory).as_posix())]
     return sorted(own, key=lambda path: path.name != "config.json")
 
 
 def clear(directory: Path) -> None:
-    """Remove what a run has put into its directory, and nothing else."""
+    """Remove what a run has put into its directory, and nothing else; InputError for links out."""
+    refuse_links(directory)
     for path in own_files(directory):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def append_row(directory: Path, row: dict[str, Any]) -> None:

@@ -272,7 +272,7 @@ except ValueError as error:
 
 @pytest.mark.slow
 def test_a_bomb_takes_no_more_than_the_limit(tmp_path):
-    """4 GiB of text in a file of 4 MB, or of lines that would be 4 times as large as numbers."""
+    """4 GiB of text in a file of 10 MB; or 1 GiB of it, 4 times as large as numbers."""
     for line, found in [(b"-0.12345678 0.12345678\n", "of text"), (b"1\n", "as float64")]:
         part = line * (2**24 // len(line))
         repeats = 2**8 if found == "of text" else 2**30 // len(part)

@@ -8,9 +8,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from fuzz import json_values
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.errors import ConfigError, InputError
@@ -20,12 +17,6 @@ pytestmark = pytest.mark.usefixtures("types_unchecked")
 RNG = np.random.default_rng(0)
 POINTS = RNG.uniform(-1, 1, (300, 2))
 RUN = Run.of(Config(data="points.csv"), POINTS)
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    """One directory for every example of a fuzz test."""
-    return tmp_path_factory.mktemp("scratch")
 
 
 def values_of(run, directory):
@@ -94,57 +85,6 @@ def test_what_is_no_run_is_refused(tmp_path, directory):
     (tmp_path / "config.json").touch()
     with pytest.raises(ConfigError, match=r"config\.json"):
         Run.load(tmp_path / directory)
-
-
-def load_bytes(directory, content):
-    (directory / "config.json").write_bytes(content)
-    try:
-        run = Run.load(directory)
-    except InputError as error:
-        if str(directory) not in str(error):
-            raise AssertionError("the message does not name the file") from error
-        return
-    # What is accepted can be worked with.
-    assert run.total_steps >= 1
-    run.config.make_schedule()
-
-
-@given(content=st.binary(max_size=200))
-@example(b"\xff\xfe{\x00}\x00")
-@example(b'\xef\xbb\xbf{"format": 1}')
-@example(b"[" * 100_000)
-@example(b"1" * 10_000)
-@example(b'{"format": 1, "format": NaN}')
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_random_bytes_raise_nothing_but_input_errors(scratch, content):
-    load_bytes(scratch, content)
-
-
-@given(data=st.data())
-@settings(deadline=None, max_examples=200)
-def test_damaged_values_raise_nothing_but_input_errors(scratch, data):
-    """A valid config.json with one value, at any depth, replaced by another or removed."""
-    values = values_of(RUN, scratch)
-    path = data.draw(st.sampled_from([*values, ("config",), ("scaler",)]))
-    inner = values
-    if isinstance(path, tuple):
-        inner, path = values[path[0]], data.draw(st.sampled_from(sorted(values[path[0]])))
-    wrong = data.draw(
-        json_values | st.sampled_from([0, 10**12, 10**400, [10**400, 1], [1, True], 1e308])
-    )
-    inner[path] = wrong
-    if data.draw(st.booleans()):
-        del inner[path]
-    load_bytes(scratch, json.dumps(values).encode())
-
-
-@given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-@settings(deadline=None, max_examples=200)
-def test_a_changed_byte_raises_nothing_but_input_errors(scratch, position, byte):
-    RUN.save(scratch)
-    content = bytearray((scratch / "config.json").read_bytes())
-    content[int(position * len(content))] = byte
-    load_bytes(scratch, bytes(content))
 
 
 # --- what a run is of ---

@@ -1,11 +1,6 @@
 """What a run refuses to read, to overwrite and to execute."""
 
-import gc
-import json
-import logging
-import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import harness
@@ -13,14 +8,10 @@ import jax
 import pytest
 import train
 from common import Interrupt
-from fuzz import json_values
 from harness import arguments, copy, reference, start
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from ddpm_jax import checkpoints, runs
+from ddpm_jax import runs
 from ddpm_jax.errors import ConfigError, InputError
-from ddpm_jax.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,124 +49,6 @@ def test_settings_out_of_range_are_refused_before_anything_is_written(
         with pytest.raises(ConfigError, match=name.replace("_", ".")):
             train.main()
         assert list(tmp_path.iterdir()) == []
-
-
-# --- files of runs ---
-
-
-@pytest.fixture(scope="module")
-def scratch(types_unchecked, tmp_path_factory):
-    """A directory for every example; and types are Config's business, as they are for users."""
-    return tmp_path_factory.mktemp("scratch")
-
-
-def only_input_errors(path, read):
-    """Reading ends well, or with an error of ours that names the file."""
-    try:
-        read()
-    except InputError as error:
-        assert str(path) in str(error)  # noqa: PT017
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=200)
-@given(data=st.data())
-def test_a_config_json_with_anything_in_it_is_read_or_refused_by_name(scratch, data):
-    """As `--resume` reads it, with one value of any depth replaced or removed."""
-    config = json.loads((reference() / "config.json").read_text())
-    inner = data.draw(st.sampled_from([config, config["config"], config["scaler"]]))
-    name = data.draw(st.sampled_from(sorted(inner)))
-    inner[name] = data.draw(json_values)
-    if data.draw(st.booleans()):
-        del inner[name]
-    (scratch / "config.json").write_text(json.dumps(config))
-    only_input_errors(scratch, lambda: train.parse(["--resume", "--out", str(scratch)]))
-
-
-def paths(tree, path=()):
-    """The keys that lead to every value of nested dictionaries."""
-    for key, value in sorted(tree.items()):
-        yield (*path, key)
-        if isinstance(value, dict):
-            yield from paths(value, (*path, key))
-
-
-def damaged(content, kind, where, byte, other, value):
-    """The content with a byte changed, cut short, replaced, or, of JSON, one value replaced."""
-    if kind == "other":
-        return other
-    if kind == "value" and content[:1] == b"{":
-        tree = inner = json.loads(content)
-        *above, key = (every := list(paths(tree)))[int(where * len(every))]
-        for name in above:
-            inner = inner[name]
-        inner[key] = value
-        return json.dumps(tree).encode()
-    at = int(where * len(content))
-    return content[:at] + (b"" if kind == "cut" else bytes([byte]) + content[at + 1 :])
-
-
-@pytest.fixture(scope="module")
-def one_checkpoint(scratch):
-    """A run with one checkpoint, and beside it the same, never to be damaged."""
-    whole = copy(reference(), scratch / "whole")
-    for step in (6, 12, 18):
-        shutil.rmtree(whole / "checkpoints" / str(step))
-    return copy(whole, scratch / "run")
-
-
-@pytest.fixture
-def tasks_of_orbax_buried(monkeypatch):
-    """Where a read is refused, Orbax leaves tasks whose event loop is closed, and they complain.
-
-    They are to do so in the example they belong to, unheard, and not whenever they are collected.
-    """
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
-    logging.disable()  # the records that pytest keeps would keep the tasks
-    gc.collect()
-    gc.freeze()  # so that the collection after every example is a short one
-    yield
-    gc.unfreeze()
-    gc.collect()
-    logging.disable(logging.NOTSET)
-
-
-@pytest.mark.slow
-@settings(
-    deadline=None,
-    max_examples=300,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    number=st.integers(0, 10**6),
-    kind=st.sampled_from(["byte", "cut", "other", "value"]),
-    where=st.floats(0, 1, exclude_max=True),
-    byte=st.integers(0, 255),
-    other=st.binary(max_size=50),
-    value=json_values,
-    up_to_date=st.booleans(),
-)
-def test_a_checkpoint_with_anything_in_it_is_read_or_refused_by_name(
-    one_checkpoint, tasks_of_orbax_buried, number, up_to_date, **damage
-):
-    """Half of the time SHA256SUMS are brought up to date, as if whoever did it knew of them."""
-    folder = one_checkpoint / "checkpoints" / "24"
-    whole = one_checkpoint.with_name("whole") / "checkpoints" / "24"
-    names = [p.relative_to(whole) for p in sorted(whole.rglob("*")) if p.is_file()]
-    name = names[number % len(names)]
-    (folder / name).write_bytes(damaged((whole / name).read_bytes(), **damage))
-    if up_to_date:
-        (folder / "SHA256SUMS").write_bytes(checkpoints._sums(folder).encode())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            only_input_errors(
-                one_checkpoint, lambda: Run.load(one_checkpoint).load_params(one_checkpoint)
-            )
-            gc.collect()
-    finally:
-        for damaged_name in (name, "SHA256SUMS"):
-            shutil.copyfile(whole / damaged_name, folder / damaged_name)
 
 
 # --- what is written, and over what ---
@@ -258,3 +131,57 @@ def test_a_directory_of_other_things_is_no_run(tmp_path):
     with pytest.raises(InputError, match=r"holds final\.npy of an earlier run"):
         prepare(tmp_path)
     assert (tmp_path / "samples" / "final.npy").exists()
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[".lock", "config.json", "metrics.jsonl", "reverse.gif"],
+        *["figures", "samples", "checkpoints", "samples/final.npy", "figures/.tmp-1-data.png"],
+        *["checkpoints/24", "checkpoints/.saving", "checkpoints/6/SHA256SUMS"],
+    ],
+)
+def test_a_link_that_leads_out_of_a_run_is_refused(tmp_path, name):
+    """By whatever reads, resumes, overwrites or clears it, with what is outside as it was."""
+    out, outside = copy(reference(), tmp_path / "run"), tmp_path / "outside"
+    place = out / name
+    if place.exists():
+        place.rename(outside)
+    else:
+        outside.write_text("precious")
+    place.symlink_to(outside)
+    before = contents(tmp_path)
+
+    def lock():
+        with runs.locked(out):
+            pass
+
+    for use in (lambda: runs.Run.load(out), lock, lambda: runs.clear(out)):
+        with pytest.raises(InputError, match=rf"{name} is a link that leads out .*to .*/outside: "):
+            use()
+    assert contents(tmp_path) == before
+
+
+def test_links_within_a_run_and_to_a_run_are_followed(tmp_path):
+    out, link = copy(reference(), tmp_path / "run"), tmp_path / "link"
+    (out / "figures").rename(out / "pictures")
+    (out / "figures").symlink_to("pictures")
+    (out / "notes").symlink_to(tmp_path)  # none of the run's own
+    link.symlink_to(out)
+    with runs.locked(link):
+        assert runs.Run.load(link) == runs.Run.load(reference())
+        runs.clear(link)
+    assert set(contents(out)) == {".lock"}
+    assert (out / "figures").is_dir()
+
+
+def test_the_lock_empties_no_file(tmp_path):
+    """Not even one that is the same file under a second name, which no one can tell."""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").hardlink_to(tmp_path / "precious")
+    with runs.locked(tmp_path / "run"):
+        assert (tmp_path / "precious").read_text() == "precious"
