@@ -1,5 +1,8 @@
-"""States to save, and a directory of two of them."""
+"""States to save, a directory of two of them, and a save that is killed."""
 
+import functools
+import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from harness import at_write, before_each_write
 
 from ddpm_jax.checkpoints import save
 
@@ -32,3 +36,13 @@ def save_two(folder: Path) -> Path:
     for step in (1, 2):
         save(folder, step, make_state(step), {"epoch": step})
     return folder
+
+
+def save_killed(folder: Path, number: int) -> None:
+    """Save another step 2, in a process that is killed just before its n-th write.
+
+    Of an array of NumPy's, as there is nothing to compile then.
+    """
+    kill = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+    with before_each_write(folder, at_write(number, kill)):
+        save(folder, 2, {"x": np.full(3, -2, np.float32)})

@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import make_state, save_two
-from harness import assert_same_bits
+from checkpoint_states import make_state, save_killed, save_two
+from harness import ENVIRONMENT, PROCESSES, assert_same_bits
 
 from ddpm_jax import checkpoints
 from ddpm_jax.checkpoints import restore, save, steps
@@ -126,6 +127,33 @@ def test_a_read_only_directory_is_an_error_and_costs_no_checkpoint(run):
     ):
         save(run, 2, make_state(0))
     assert_same_bits(restore(run, make_state(0))[1], make_state(2))
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_write_of_a_save_leaves_whole_steps(tmp_path):
+    """A process for each write that Python makes in a save of step 2 over steps 1 and 2."""
+    states = {value: {"x": np.full(3, value, np.float32)} for value in (1, 2, -2)}
+    for step in (1, 2):
+        save(tmp_path / "saved", step, states[step])
+    left, killed = [], True
+    while killed:
+        run = shutil.copytree(tmp_path / "saved", tmp_path / str(len(left)))
+        process = PROCESSES.Process(target=save_killed, args=(run, len(left) + 1))
+        with mock.patch.dict(os.environ, ENVIRONMENT):
+            process.start()
+        process.join(60)
+        killed = process.exitcode == -signal.SIGKILL
+        assert killed or process.exitcode == 0
+        step, state, _ = restore(run, states[1])
+        left.append(int(state["x"][0]))
+        assert step == abs(left[-1])
+        assert_same_bits(jax.tree.map(np.asarray, state), states[left[-1]])
+        save(run, 2, states[-2])
+        assert sorted(os.listdir(run)) == ["1", "2"]
+        assert_same_bits(jax.tree.map(np.asarray, restore(run, states[1])[1]), states[-2])
+    # The step that was there; between two renames, the one before; then the new one.
+    assert list(dict.fromkeys(left)) == [2, 1, -2]
+    print(f"killed at each of {len(left) - 1} writes of a save: whole steps, and room for the next")
 
 
 SAVE_FOR_EVER = """

@@ -67,7 +67,7 @@ def test_the_state_before_any_write_can_be_resumed(tmp_path, plain):
         resumed = start(copies / str(number), **SHORT)
         assert resumed.train(Interrupt())
         assert ends(results(copies / str(number))) == expected, moment
-    print(f"killed before each of {len(kept)} writes of a run: all resumed, to the same bits")
+    print(f"copied before each of {len(kept)} writes of a run: all resumed, to the same bits")
 
 
 @pytest.mark.slow
