@@ -82,11 +82,13 @@ def test_chunks_cover_the_epoch_and_none_is_a_single_step(chunks_of, size):
 # --- in processes: whole networks, cores, signals ---
 
 
-def cut(cores, chunk_points):
-    """What must not matter."""
+def cut(cores, chunk_points, stop=None):
+    """What must not matter: on how many cores, in what chunks, and where it is stopped."""
     harness.plain()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     loop.MAX_CHUNK_POINTS = chunk_points
+    if stop:
+        at_chunk(stop, partial(send, [signal.SIGTERM]), chunk_points)
 
 
 @pytest.mark.slow
@@ -96,16 +98,28 @@ def test_cores_devices_and_chunks_change_no_bit_of_a_whole_network(tmp_path, pre
     np.save(tmp_path / "points.npy", np.random.default_rng(0).uniform(-1, 1, (2600, 2)))
     argv = ["--preset", preset, "--data", str(tmp_path / "points.npy"), "--epochs", "2"]
     argv += ["--batch-size", "256", "--num-steps", "30", "--snapshot-points", "1500"]
-    found = []
-    for devices, cores, steps in [(1, 1, 2), (2, 2, 3), (2, 1, 10)]:
-        out = tmp_path / f"{devices}-{cores}-{steps}"
-        more = ["--out", str(out), "--devices", str(devices), "--milestones", "1", "2"]
-        done = run(out, "train", argv + more, partial(cut, cores, steps * 256))
-        assert done.status == 0, done.err
-        found.append(ends(results(out)))
-    assert found[0] == found[1] == found[2]
-    assert len(found[0]["samples"]) == 3
+    argv += ["--milestones", "1", "2"]
+
+    def train_on(out, devices, cores, steps, *more, stop=None):
+        done = run(
+            tmp_path / "log",
+            "train",
+            [*argv, *more, "--out", str(out), "--devices", str(devices)],
+            partial(cut, cores, steps * 256, stop),
+        )
+        assert done.status == (128 + signal.SIGTERM if stop else 0), done.err
+        return results(out)
+
+    whole = [(1, 1, 2), (2, 2, 3), (2, 1, 10)]
+    expected, *others = [ends(train_on(tmp_path / str(part), *part)) for part in whole]
+    assert len(expected["samples"]) == 3
+    assert others == [expected, expected]
     print(f"{preset}: 1 device on 1 core, 2 on 2, 2 on 1, in chunks of 2, 3, 10 steps: same bits")
+    for first, then in [((1, 1, 3), (2, 2, 2)), ((2, 2, 2), (1, 1, 10))]:
+        out = tmp_path / f"{first}-{then}"
+        assert train_on(out, *first, stop=2)["step"] == 2 * first[2]
+        assert ends(train_on(out, *then, "--resume")) == expected
+    print("stopped on 1 core and resumed on 2, and the other way round: the same bits")
 
 
 def command_of(done):

@@ -3,43 +3,52 @@
 import gc
 import json
 import os
+import re
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
-import harness
 import numpy as np
 import pytest
 import train
 from harness import arguments, rows, run
 
+from ddpm_jax.runs import own_files
+
 ROUNDS, RUNS = 200, 20
 
 
-def usage(out):
-    """Resident memory in MB, open files, and files of the run beside those of whole checkpoints."""
+def usage(folder):
+    """Resident memory in MB, open files, and files below, beside those of whole checkpoints."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    files = [p.relative_to(out).parts for p in out.rglob("*") if p.is_file()]
-    litter = sum(not (parts[0] == "checkpoints" and parts[1].isdigit()) for parts in files)
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd")), litter
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    others = sum(not re.search(r"(^|/)checkpoints/\d+/", name) for name in files)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd")), others
+
+
+def temporary_files_in(folder):
+    """Where this process puts them from now on."""
+    folder.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 def record_each_epoch(log, out):
-    """After every row of metrics, which here is after every checkpoint, note what is in use."""
-    harness.plain()
+    """Before the picture and the checkpoint of every epoch, note what is in use."""
+    temporary_files_in(out.parent / "tmp")
     append = train.runs.append_row
 
     def recorded(directory, row):
         append(directory, row)
         with open(log, "a") as file:
-            file.write(json.dumps(usage(out)) + "\n")
+            file.write(json.dumps(usage(out.parent)) + "\n")
 
     train.runs.append_row = recorded
 
 
 def many_runs(log, out):
     """`main` as often as is asked for, in one process: what a notebook or a sweep would do."""
-    harness.plain()
+    temporary_files_in(out / "tmp")
     main, devices = train.main, train.use_devices(None)
     train.use_devices = lambda count: devices
 
@@ -49,7 +58,7 @@ def many_runs(log, out):
             assert main() == 0
             gc.collect()
             with open(log, "a") as file:
-                file.write(json.dumps(usage(out / str(number))) + "\n")
+                file.write(json.dumps(usage(out)) + "\n")
         return 0
 
     train.main = mains
@@ -67,7 +76,8 @@ def quarters(log, what, count):
 
 @pytest.mark.slow
 def test_200_rounds_of_training_saving_and_sampling(tmp_path):
-    log, out = tmp_path / "usage", tmp_path / "run"
+    log, out = tmp_path / "usage", tmp_path / "all" / "run"
+    out.parent.mkdir()
     settings = {"epochs": ROUNDS, "snapshot_every": 1, "checkpoint_every": 1, "milestones": (1,)}
     done = run(
         tmp_path / "log", "train", arguments(out, **settings), partial(record_each_epoch, log, out)
@@ -84,11 +94,14 @@ def test_200_rounds_of_training_saving_and_sampling(tmp_path):
 
 @pytest.mark.slow
 def test_20_runs_in_one_process(tmp_path):
-    log = tmp_path / "usage"
-    done = run(tmp_path / "log", "train", [], partial(many_runs, log, tmp_path / "run"))
+    log, out = tmp_path / "usage", tmp_path / "all"
+    out.mkdir()
+    done = run(tmp_path / "log", "train", [], partial(many_runs, log, out))
     assert done.status == 0, done.err
     early, late = quarters(log, "runs", RUNS)
-    # The quarters are ten runs apart: 5 % of 600 MB is 3 MB a run.
+    # The quarters are ten runs apart: 5 % of 700 MB is 3.5 MB a run, pictures and GIF included.
     assert late[0] < 1.05 * early[0]
     assert late[1] <= early[1] + 1
-    assert late[2] == early[2]
+    # A run's own files for every run, and nothing else beside them or among temporary files.
+    own = len([path for path in own_files(out / "0") if path.is_file()]) + len([".lock"])
+    assert late[2] - early[2] == pytest.approx(own * RUNS / 2)
