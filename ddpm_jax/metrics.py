@@ -78,14 +78,16 @@ def mmd_rbf(real: ArrayLike, fake: ArrayLike, bandwidths: Sequence[float] | None
     """Unbiased squared MMD, E k(X, X') + E k(Y, Y') − 2 E k(X, Y), of the mean of Gaussian kernels.
 
     k(x, y) = mean over h of exp(−‖x − y‖² / 2h²), h in `bandwidths`, > 0, in units of the
-    coordinates; by default 1, 1/4 and 1/16 of the median distance between real points. Mean 0, so
-    often negative, if the distributions are equal. Source: Gretton et al. 2012, Lemma 6.
+    coordinates; by default 1, 1/4 and 1/16 of the median distance between real points that differ.
+    Mean 0, so often negative, if the distributions are equal. Source: Gretton et al. 2012, Lemma 6.
     """
     real, fake = checked(real, fake)
     if bandwidths is None:
         # Strided, because files of points are often sorted; 2,000 fix a median well enough.
-        median = np.median(pdist(real[:: -(-len(real) // 2000)]))
-        bandwidths = [float(median) / k for k in (1, 4, 16)]
+        distances = pdist(real[:: -(-len(real) // 2000)])
+        apart = distances[distances > 0]
+        median = float(np.median(apart)) if apart.size else 1.0
+        bandwidths = [median / k for k in (1, 4, 16)]
     if len(bandwidths) == 0 or not all(0 < h < np.inf for h in bandwidths):
         raise InputError(f"bandwidths must be positive and finite, got {bandwidths}: pass others")
     means = [_pair_means(real, fake, lambda r2, h=h: np.exp(r2 / (-2 * h * h))) for h in bandwidths]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import animation, diffusion, files, metrics, plotting, runs, sampling
+from ddpm_jax.errors import ConfigError
 from ddpm_jax.schedules import linear, sigmoid
 
 if TYPE_CHECKING:
     from loop import Experiment
 
+OF_DATA = ("data", "schedules", "forward")
 FORWARD_STEPS = (0, 5, 10, 50, 100, 250, 500)
 FORWARD_POINTS = 20_000
 TRAJECTORY_POINTS = 10_000
@@ -29,11 +32,11 @@ def figures_of_data(experiment: "Experiment") -> None:
     plotting.data(out / "data.png", data, title=Path(config.data).stem)
 
     # The original experiment's two, and the run's own.
-    schedules = {
-        "linear": linear(config.num_steps),
-        "sigmoid, k = 10": sigmoid(config.num_steps),
-        own: experiment.schedule,
-    }
+    schedules: dict[str, Any] = {}
+    for name, make in (("linear", linear), ("sigmoid, k = 10", sigmoid)):
+        with suppress(ConfigError):  # in very many steps the linear one leaves float32's range
+            schedules[name] = make(config.num_steps)
+    schedules[own] = experiment.schedule
     curves = {name: np.asarray(s.alpha_bars) for name, s in schedules.items()}
     plotting.schedules(out / "schedules.png", curves)
 
@@ -60,7 +63,7 @@ def is_complete(experiment: "Experiment") -> bool:
 def write(experiment: "Experiment") -> None:
     """Draw and measure everything that comes after training; print the table."""
     out, config, run = experiment.out, experiment.config, experiment.run
-    if not (out / "figures" / "forward.png").exists():
+    if not all((out / "figures" / f"{name}.png").exists() for name in OF_DATA):
         figures_of_data(experiment)
     final = experiment.samples(config.snapshot_points)
     with files.replacing(out / "samples" / "final.npy") as temporary:
@@ -69,8 +72,7 @@ def write(experiment: "Experiment") -> None:
     rows = runs.read_rows(out)
     plotting.loss(
         out / "figures" / "loss.png",
-        np.array([row["epoch"] for row in rows]),
-        np.array([row["loss"] for row in rows], float),
+        *np.array([(r["epoch"], r["loss"]) for r in rows if r["loss"] is not None]).T,
         floor=experiment.floor,
     )
     data = np.asarray(experiment.data)
@@ -88,7 +90,8 @@ def write(experiment: "Experiment") -> None:
 def reverse(experiment: "Experiment", data: np.ndarray) -> None:
     """reverse.gif: from noise to points, slowest where the detail appears."""
     run, schedule = experiment.run, experiment.schedule
-    count = min(TRAJECTORY_POINTS, TRAJECTORY_FLOATS // (schedule.num_steps * run.dim))
+    most = TRAJECTORY_FLOATS // (schedule.num_steps * run.dim)
+    count = min(TRAJECTORY_POINTS, max(most, 1))
 
     @functools.partial(jax.jit, static_argnums=2)
     def trajectory(params: Any, key: jax.Array, count: int) -> jax.Array:

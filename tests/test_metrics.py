@@ -121,6 +121,12 @@ def test_mmd_from_kernel_matrices(rng, bandwidths):
     assert mmd_rbf(x, y, bandwidths) == exactly(within - 2 * kernel(x, y).mean())
 
 
+def test_mmd_measures_by_points_that_differ():
+    real, fake = np.array([[0.0], [0.0], [0.0], [4.0]]), np.array([[1.0], [2.0]])
+    assert mmd_rbf(real, fake) == mmd_rbf(real, fake, [4.0, 1.0, 0.25])
+    assert mmd_rbf(real[:3], fake) == mmd_rbf(real[:3], fake, [1.0, 0.25, 0.0625])
+
+
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_mmd_is_unbiased(rng, shift):
     h, dim, draws = 1.5, 2, 400

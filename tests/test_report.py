@@ -53,6 +53,12 @@ def test_both_schedules_of_the_original_are_shown_and_the_run_s_own(drawn, confi
         np.testing.assert_array_equal(curves[own[0]], config.make_schedule().alpha_bars)
 
 
+def test_a_schedule_of_so_many_steps_that_the_linear_one_underflows(drawn):
+    # ∏ (1 - β) ≈ exp(-10,000 · 0.01) = e^-100, below float32's least normal number, e^-87.3.
+    rows, _ = drawn(Config(num_steps=10_000))["forward"]
+    assert list(rows) == ["sigmoid, k = 10", "sigmoid, k = 12"]
+
+
 def test_n_steps_leave_the_variance_of_time_n_less_one(drawn):
     rows, steps = drawn(Config(num_steps=60))["forward"]
     assert steps == [0, 5, 10, 50, 60]

@@ -227,7 +227,9 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", ["summary.json", "samples/final.npy", "reverse.gif"])
+@pytest.mark.parametrize(
+    "missing", ["summary.json", "samples/final.npy", "reverse.gif", "figures/schedules.png"]
+)
 def test_what_comes_after_training_is_made_up_for(tmp_path, missing):
     out = copy(reference(), tmp_path / "run")
     (out / missing).unlink()
