@@ -76,13 +76,12 @@ Points = Iterator[np.ndarray]
 
 
 def write_npy(path: Path, shape: tuple[int, int], digits: list[int], parts: Points) -> None:
-    """Write the points as one float64 array, through a memory map."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float64, shape=shape)
-    start = 0
-    for part in parts:
-        array[start : start + len(part)] = part
-        start += len(part)
-    array.flush()
+    """Write the points as one float64 array, not through a memory map: its pages are memory, too."""
+    with open(path, "wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.astype("<f8").tobytes())
 
 
 def write_columns(

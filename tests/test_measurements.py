@@ -28,10 +28,14 @@ def test_working_memory_does_not_grow_with_the_steps():
 
 
 @pytest.mark.slow
-def test_samples_stream_in_the_memory_of_a_python_process(points):
-    found = costs.streaming(points, [1000, 2000], steps=2)
-    assert len(found["seconds"]) == 2
-    assert all(100 < peak < 2000 for peak in found["peak MiB"])
+def test_samples_stream_in_the_memory_of_a_python_process():
+    points = np.random.default_rng(0).uniform(-1, 1, (1000, 32))
+    found = costs.streaming(points, [10_000, 1_000_000], steps=2)
+    few, many = found["peak MiB"]
+    # Held, a million points of 32 numbers would be 122 MiB as float32, 244 MiB as float64. A process
+    # of the same work varies by some MiB, and twice the blocks in a call by ten.
+    assert abs(many - few) < 50
+    assert few > 100  # JAX alone takes more: it is sample.py that was measured
 
 
 def test_operations_are_those_of_the_layers():
