@@ -10,7 +10,6 @@ schedules, entry by entry). The status is 1 if a row is off. Needs torch: see th
 """
 
 import copy
-import dataclasses
 import functools
 import json
 from collections.abc import Iterator
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytorch_reference as reference
 import torch
 import train_both
 import workloads
 from common import in_memory, load_data, parse_args, run_main, use_devices
+from side_by_side import Case, apart, flat, state_dict
 
 from ddpm_jax import diffusion, files, interop, sampling, schedules, training
 from ddpm_jax.errors import ConfigError
@@ -50,7 +49,7 @@ class Args:
     """Write every row to this file, too."""
     quick: bool = False
     """Leave out the rows that take minutes: training both from scratch, and the speed of both."""
-    seeds: int = 4
+    seeds: int = 8
     """How many independent trainings of each side the statistical rows compare, at least two."""
     epochs: int = 10
     """Their epochs, and those of the network whose trajectories are compared."""
@@ -86,43 +85,6 @@ def row(name: str, dtype: str, ours: Any, theirs: Any, kind: str, note: str = ""
     difference = float(np.abs(a - b).max())
     relative = difference / float(np.abs(b).max())
     return Row(name, dtype, difference, relative, LIMITS[dtype][kind], note)
-
-
-class Case:
-    """The same tables, weights, data, times and noises on both sides, in one precision."""
-
-    def __init__(self, dtype: str, seed: int = 0) -> None:
-        self.dtype, self.torch_dtype = dtype, getattr(torch, dtype)
-        torch.manual_seed(seed)
-        self.model = reference.Denoiser(dtype=self.torch_dtype)
-        self.params = interop.from_torch(state_dict(self.model))
-        schedule = schedules.sigmoid(dtype=np.dtype(dtype))
-        # The reference subtracts ᾱ from 1, which in float32 has lost digits; here both sides do.
-        self.schedule = dataclasses.replace(
-            schedule, alphas=1 - schedule.betas, one_minus_alpha_bars=1 - schedule.alpha_bars
-        )
-        self.tables = reference.schedule_from_tables(
-            np.asarray(schedule.betas), np.asarray(schedule.alpha_bars), self.torch_dtype
-        )
-        self.rng = np.random.default_rng(seed)
-        self.apply = workloads.network()[0]
-
-    def normal(self, *shape: int) -> tuple[jax.Array, torch.Tensor]:
-        """The same normal numbers for both."""
-        array = self.rng.standard_normal(shape).astype(self.dtype)
-        return jnp.asarray(array), torch.from_numpy(array)
-
-    def batches(self, *shape: int) -> tuple[tuple[jax.Array, ...], tuple[torch.Tensor, ...]]:
-        """The same x0, t and ε for both; the first two times are 0 and 999."""
-        t = self.rng.integers(0, 1000, shape)
-        t.flat[:2] = 0, 999
-        (x0, x0_t), (eps, eps_t) = self.normal(*shape, 2), self.normal(*shape, 2)
-        return (x0, jnp.asarray(t), eps), (x0_t, torch.from_numpy(t), eps_t)
-
-
-def state_dict(model: reference.Denoiser) -> dict[str, np.ndarray]:
-    """The reference's weights as they are now."""
-    return {n: v.numpy().copy() for n, v in model.state_dict().items()}
 
 
 def schedule_rows(dtype: str) -> Iterator[Row]:
@@ -215,17 +177,6 @@ def adam_rows(case: Case) -> Iterator[Row]:
             yield compared._replace(relative=every if case.dtype == "float64" else most)
 
 
-def flat(named: dict[str, np.ndarray]) -> np.ndarray:
-    """All parameters in one vector."""
-    return np.concatenate([named[name].ravel() for name in sorted(named)])
-
-
-def apart(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, float]:
-    """How far 99 % of the parameters, and all, are apart, in units of the largest."""
-    off = np.abs(flat(ours) - flat(theirs)) / np.abs(flat(theirs)).max()
-    return float(np.quantile(off, 0.99)), float(off.max())
-
-
 def trajectory_row(case: Case, trained: dict[str, np.ndarray]) -> Row:
     """All 1000 reverse steps of a trained network, from the same x_T with the same noises."""
     case.model.load_state_dict(
@@ -245,9 +196,10 @@ def trajectory_row(case: Case, trained: dict[str, np.ndarray]) -> Row:
         reference.sample(case.model, case.tables, x_T_t, noises_t, trajectory=True), np.float64
     )
     parted = np.abs(ours - theirs).max(axis=(0, 2)) / theirs[-1].std()
-    *parts, most, all_of_them = np.quantile(parted, [0.5, 0.99, 0.999, 1.0])
-    note = "of the spread: median {:.0e}, 99 % {:.0e}".format(*parts)
-    worst = all_of_them if case.dtype == "float64" else most
+    parts = np.quantile(parted, [0.5, 0.99, 0.999, 1.0])
+    note = "of the spread: median {:.0e}, 99 % {:.0e}, 99.9 % {:.0e}, all {:.0e}".format(*parts)
+    *_, most, every = parts
+    worst = every if case.dtype == "float64" else most
     compared = row("1000-step trajectory", case.dtype, ours, theirs, "path", note)
     return compared._replace(relative=float(worst))
 
@@ -271,29 +223,35 @@ def format_rows(rows: list[Row]) -> str:
 def main() -> int:
     """Print the tables; status 1 if a row is off."""
     args = parse_args(Args, description=__doc__)
-    use_devices(None)
+    devices = use_devices(None)
+    threads = workloads.share_cores(devices)
     if args.json:
         files.refuse_existing(args.json, args.overwrite)
+    print(f"JAX on {len(devices)} {devices[0].platform} devices, PyTorch on {threads} threads")
     data = in_memory(load_data("bicycle"))
     trained = interop.to_torch(train_both.trained_params(data, 0, args.epochs)[0])
     rows = [r for dtype in ("float32", "float64") for r in parity(dtype, trained)]
     print(format_rows(rows))
     record: dict[str, Any] = {"parity": [r._asdict() | {"holds": r.holds} for r in rows]}
-    sigmas: list[float] = []
+    alike = all(r.holds for r in rows)
     if not args.quick:
         import benchmark
 
         results = train_both.independently(data, args.seeds, args.epochs)
         print("\n" + train_both.format_statistics(results))
-        sigmas = list(train_both.differences(results).values())
-        speed = benchmark.against_pytorch(data)
+        found = train_both.differences(results)
+        alike = alike and all(d.verdict != "OFF" for d in found.values())
+        speed = benchmark.against_pytorch(data, quick=True)
         print("\n" + benchmark.format_speed(speed))
-        record |= {"trained independently": results, "speed": speed}
+        record |= {
+            "trained independently": results,
+            "differences": {n: d._asdict() | {"verdict": d.verdict} for n, d in found.items()},
+            "speed": speed,
+        }
     if args.json:
         files.write_text(args.json, json.dumps(record, indent=2) + "\n")
         print(f"\nwritten: {args.json}")
-    alike = all(abs(sigma) <= train_both.MOST_SIGMA for sigma in sigmas)
-    return 0 if alike and all(r.holds for r in rows) else 1
+    return 0 if alike else 1
 
 
 if __name__ == "__main__":

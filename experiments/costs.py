@@ -1,6 +1,7 @@
 """How the cost of training and sampling grows, the memory it takes, and how long it starts."""
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import workloads
-from workloads import alternate
+from workloads import Timing, alternate
 
 from ddpm_jax import checkpoints, models, sampling, schedules
 from ddpm_jax.config import PRESETS
@@ -29,8 +30,9 @@ def growth(data: np.ndarray, quick: bool, devices: list) -> dict[str, dict[str, 
     result: dict[str, dict[str, list]] = {}
 
     def measure(name: str, sizes: list[int], make: Any) -> None:
-        seconds = [alternate({"it": make(n)}, 3)["it"].median for n in sizes]
-        result[name] = {"size": sizes, "seconds": seconds}
+        timings = [alternate({"it": make(n)}, 3)["it"] for n in sizes]
+        seconds, least, greatest = (list(column) for column in zip(*timings, strict=True))
+        result[name] = {"size": sizes, "seconds": seconds, "least": least, "greatest": greatest}
 
     def sample(dim: int = 2, width: int = 128, steps: int = steps, count: int = 10**4) -> Any:
         network = models.Denoiser(dim, width)
@@ -109,30 +111,68 @@ def streaming(data: np.ndarray, counts: list[int], steps: int) -> dict[str, list
 STARTUP = """
 import time; began = time.perf_counter()
 import sys; sys.path.insert(0, {folder!r})
-import train; imported = time.perf_counter() - began
-sys.argv = ["train.py", "--preset", "reference", "--epochs", "1", "--out", {out!r}]
-record = train.Experiment.record
-def first(self, *args):
-    print("startup", imported, time.perf_counter() - began, flush=True)
+import train; times = [time.perf_counter() - began]
+init, record = train.Experiment.__init__, train.Experiment.record
+def watched(self, *args):
+    init(self, *args)
+    chunk = self.train_chunk
+    def first(*args):
+        self.train_chunk, began = chunk, time.perf_counter()
+        result = chunk(*args)
+        times.append(time.perf_counter() - began)
+        return result
+    self.train_chunk = first
+def first_row(self, *args):
+    record(self, *args)
+    print("startup", *times, flush=True)
     import os; os._exit(0)
-train.Experiment.record = first
+train.Experiment.__init__, train.Experiment.record = watched, first_row
+sys.argv = ["train.py", "--out", {out!r}]
 train.main()
 """
 
 
-def startup() -> dict[str, float]:
-    """Seconds to import, and from the start of Python to the first epoch done, cold and warm."""
-    result = {}
-    with tempfile.TemporaryDirectory() as folder:
-        bare = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-        environment = bare | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
-        for name, env in (("no cache", bare), ("cold", environment), ("warm", environment)):
-            code = STARTUP.format(folder=str(HERE), out=f"{folder}/{name}")
-            began = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-            )
-            result[f"first epoch done, {name} (s)"] = time.perf_counter() - began
-            line = next(x for x in done.stdout.splitlines() if x.startswith("startup"))
-            result["import (s)"] = float(line.split()[1])
-    return result
+def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
+    """Seconds of `python experiments/train.py`: to import, to compile, to the first epoch's row.
+
+    The first runs from the start of Python, the second is the first call of the training chunk, the
+    last runs from the command to the row in metrics.jsonl. Without JAX's persistent compilation
+    cache; with an empty one ("cold"), a new one each round; and with that one filled ("warm").
+    """
+    found: dict[str, list[list[float]]] = {"no cache": [], "cold": [], "warm": []}
+    bare = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            cached = bare | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"}
+            for name, times in found.items():
+                code = STARTUP.format(folder=str(HERE), out=f"{folder}/{name}")
+                began = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-c", code],
+                    env=bare if name == "no cache" else cached,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                total = time.perf_counter() - began
+                line = next(x for x in done.stdout.splitlines() if x.startswith("startup"))
+                times.append([*map(float, line.split()[1:]), total])
+    parts = ("import", "first compile", "first epoch done")
+    return {
+        name: {
+            part: Timing(statistics.median(t), min(t), max(t))
+            for part, t in zip(parts, zip(*times, strict=True), strict=True)
+        }
+        for name, times in found.items()
+    }
+
+
+def format_startup(found: dict[str, dict[str, Timing]]) -> str:
+    """The medians and ranges as text."""
+    return "\n".join(
+        f"train.py, {name + ':':<10}"
+        + ", ".join(
+            f"{part} {t.median:.2f} s ({t.least:.2f} - {t.greatest:.2f})" for part, t in row.items()
+        )
+        for name, row in found.items()
+    )

@@ -76,7 +76,7 @@ Points = Iterator[np.ndarray]
 
 
 def write_npy(path: Path, shape: tuple[int, int], digits: list[int], parts: Points) -> None:
-    """Write the points as one float64 array, not through a memory map: its pages are memory, too."""
+    """Write the points as one float64 array; a memory map's pages would count as memory."""
     with open(path, "wb") as file:
         header = {"descr": "<f8", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

@@ -5,6 +5,8 @@ be compared are run in turn, several rounds, so that what else the machine does 
 """
 
 import functools
+import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +30,8 @@ LAYERS = {
 NO_INPUT_GRADIENT = ("time_0", "hidden_0")
 PER_STEP_LAYERS = ("hidden_0", "hidden_1", "hidden_2", "out")
 
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
 Workload = Callable[[], Any]
 
 
@@ -50,6 +54,21 @@ def alternate(workloads: dict[str, Workload], rounds: int = 5) -> dict[str, Timi
             work()
             seconds[name].append(time.perf_counter() - began)
     return {n: Timing(statistics.median(s), min(s), max(s)) for n, s in seconds.items()}
+
+
+def share_cores(devices: list) -> int:
+    """Give JAX and PyTorch the same cores, as many as CPU devices are used; how many threads."""
+    cores = sorted(os.sched_getaffinity(0))
+    if devices[0].platform == "cpu" and len(devices) < len(cores):
+        cores = cores[: len(devices)]
+        # XLA shares a large product among all cores, whatever the number of its devices.
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cores)
+    if HAS_TORCH:
+        import torch
+
+        torch.set_num_threads(len(cores))
+    return len(cores)
 
 
 def train_flops() -> int:
@@ -82,7 +101,7 @@ def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool 
     schedule, optimizer = schedules.sigmoid(), training.adam(1e-4, steps)
     points, key = jnp.asarray(data, jnp.float32), jax.random.key(1)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @jax.jit
     def chunk(state: training.TrainState, epoch: jax.Array) -> tuple:
         if shuffled:
             rows = training.epoch_order(key, epoch, len(points), batch)[:steps]
@@ -90,7 +109,7 @@ def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool 
             rows = (jnp.arange(steps * batch) % len(points)).reshape(steps, batch)
         return training.train_epoch(key, apply, optimizer, schedule, state, points, rows)
 
-    box = [training.init_state(jax.tree.map(jnp.copy, params), optimizer), 0]
+    box = [training.init_state(params, optimizer), 0]
 
     def work() -> np.ndarray:
         box[0], losses = chunk(box[0], box[1])
@@ -116,30 +135,75 @@ def ours_sample(
     return lambda: np.asarray(draw(params, key, 0, blocks))
 
 
-def torch_workloads(data: np.ndarray, steps: int, count: int, sample_steps: int) -> dict:
-    """Training and sampling in PyTorch, as written and compiled."""
+def torch_device(device: Any) -> str | None:
+    """Where PyTorch can do what JAX does on its device: "cpu", "cuda", or None for nowhere."""
+    if not HAS_TORCH or device.platform == "cpu":
+        return "cpu" if HAS_TORCH else None
+    import torch
+
+    return "cuda" if device.platform == "gpu" and torch.cuda.is_available() else None
+
+
+class Version(NamedTuple):
+    """A way to run the PyTorch reference: its functions, and whether Adam is to be fused."""
+
+    step: Callable
+    epoch: Callable
+    sample: Callable
+    fused: bool | None
+
+
+def torch_versions(where: str) -> dict[str, Version]:
+    """As written, compiled, and on a GPU with CUDA graphs."""
+    import pytorch_reference as reference
+
+    def version(prefix: str, fused: bool | None, **options: bool) -> Version:
+        names = "train_step", "train_epoch", "sample"
+        step, epoch, sample = (
+            functools.partial(getattr(reference, prefix + name), **options) for name in names
+        )
+        return Version(step, epoch, sample, fused)
+
+    versions = {
+        "PyTorch as written": version("", None),
+        "PyTorch compiled": version("compiled_", True),
+    }
+    if where == "cuda":
+        versions["PyTorch with CUDA graphs"] = version("compiled_", True, cuda_graphs=True)
+    return versions
+
+
+def moved(schedule: Any, where: str) -> Any:
+    """A schedule of the reference, on a device."""
+    return type(schedule)(*(table.to(where) for table in schedule))
+
+
+def torch_workloads(
+    data: np.ndarray, steps: int, count: int, sample_steps: int, where: str = "cpu"
+) -> dict[str, dict[str, Workload]]:
+    """Training and sampling by each version of PyTorch; each ends with numbers on the host."""
     import pytorch_reference as reference
     import torch
 
-    points = torch.tensor(data, dtype=torch.float32)[: steps * BATCH]
-    schedule = reference.sigmoid_schedule()
-    short = reference.sigmoid_schedule(sample_steps)
+    if where == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, which is XLA's default there
 
-    def make(compiled: bool) -> tuple[Workload, Workload]:
-        model = reference.Denoiser()
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=compiled or None)
-        epoch = reference.compiled_train_epoch if compiled else reference.train_epoch
-        draw = reference.compiled_sample if compiled else reference.sample
-        x_T = torch.randn(count, DIM)
+    points = torch.tensor(data, dtype=torch.float32, device=where)[: steps * BATCH]
+    schedule, short = (moved(reference.sigmoid_schedule(n), where) for n in (1000, sample_steps))
+
+    def make(version: Version) -> tuple[Workload, Workload]:
+        model = reference.Denoiser().to(where)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=version.fused)
+        x_T = torch.randn(count, DIM, device=where)
         return (
-            lambda: epoch(model, optimizer, schedule, points),
-            lambda: draw(model, short, x_T).numpy(),
+            lambda: version.epoch(model, optimizer, schedule, points),
+            lambda: version.sample(model, short, x_T).cpu().numpy(),
         )
 
-    eager, fast = make(False), make(True)
+    made = {name: make(version) for name, version in torch_versions(where).items()}
     return {
-        "train": {"PyTorch as written": eager[0], "PyTorch compiled": fast[0]},
-        "sample": {"PyTorch as written": eager[1], "PyTorch compiled": fast[1]},
+        "train": {name: train for name, (train, _) in made.items()},
+        "sample": {name: sample for name, (_, sample) in made.items()},
     }
 
 

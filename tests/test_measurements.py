@@ -5,13 +5,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark
 import costs
+import jax
 import numpy as np
 import pytest
 import workloads
-from scipy.stats import ttest_ind
+from scipy.stats import t as student
+
+from ddpm_jax import interop
 
 EXPERIMENTS = Path(costs.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def torch():
+    """On one thread, as pytest-xdist already uses every core."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    return torch
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +44,8 @@ def test_samples_stream_in_the_memory_of_a_python_process():
     points = np.random.default_rng(0).uniform(-1, 1, (1000, 32))
     found = costs.streaming(points, [10_000, 1_000_000], steps=2)
     few, many = found["peak MiB"]
-    # Held, a million points of 32 numbers would be 122 MiB as float32, 244 MiB as float64. A process
-    # of the same work varies by some MiB, and twice the blocks in a call by ten.
+    # Held, a million points of 32 numbers would be 122 MiB as float32, 244 MiB as float64. The
+    # same work varies by some MiB from process to process; twice the blocks in a call make twenty.
     assert abs(many - few) < 50
     assert few > 100  # JAX alone takes more: it is sample.py that was measured
 
@@ -73,11 +85,118 @@ def test_a_step_communicates_its_gradients_and_nothing_else():
     assert found == {"2": expected, "4": expected}
 
 
-def test_differences_of_independent_trainings_are_welchs_t():
-    pytest.importorskip("torch")
+MAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import benchmark, costs, workloads
+import numpy as np
+workloads.HAS_TORCH, benchmark.SAMPLES = False, 1000
+benchmark.load_data = lambda *_: np.random.default_rng(0).uniform(-1, 1, (640, 2))
+costs.streaming = costs.startup = lambda *_: {}
+sys.argv = ["benchmark.py", "--quick", "--devices", "1", "--json", sys.argv[2]]
+benchmark.run_main(benchmark.main)
+"""
+
+
+@pytest.mark.slow
+def test_the_benchmark_without_torch(tmp_path):
+    command = [sys.executable, "-c", MAIN, EXPERIMENTS, tmp_path / "speed.json"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert "PyTorch" not in done.stdout
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert (found["machine"]["devices"], found["machine"]["threads of each side"]) == (1, 1)
+    train, sample = found["speed"].values()
+    for rows, seconds, flops in (
+        (train, 1e-6, workloads.train_flops()),
+        (sample, 1, workloads.sample_flops() * 1000 * 1000),
+    ):
+        assert [row["name"] for row in rows] == ["ours", "bound"]
+        for row in rows:
+            assert 0 < row["least"] <= row["median"] <= row["greatest"]
+            assert row["gflops"] == pytest.approx(flops / (row["median"] * seconds) / 1e9)
+            assert row["times ours"] == pytest.approx(row["median"] / rows[0]["median"])
+    for curve in found["growth"].values():
+        spreads = zip(curve["least"], curve["seconds"], curve["greatest"], strict=True)
+        assert len(curve["seconds"]) == len(curve["size"])
+        assert all(0 < least <= median <= greatest for least, median, greatest in spreads)
+    assert (tmp_path / "speed.png").exists()
+
+
+def test_the_time_of_pytorchs_1000_epochs_says_what_it_is():
+    speed = {"train step, batch 64 (µs)": [{"name": "PyTorch as written", "median": 1000.0}]}
+    row = {"steps": 1000, "seconds": 2.0, "compilation": 3.0}
+    found = {"wanted": {"TV": 0.3}, "fast preset": [row], "reached": True}
+    # 1000 epochs of 10 batches of 64, a millisecond each, are 10 s.
+    last = benchmark.format_quality(found, speed, 650).splitlines()[-1]
+    assert "10 s, extrapolated from its steps: 5 times that" in last
+    assert "compilation, 3.0 s, not counted" in last
+
+
+@pytest.mark.slow
+def test_what_is_timed_is_checked_to_be_the_same(torch, monkeypatch):
+    import agreement
+    import pytorch_reference as reference
+
+    versions = workloads.torch_versions("cpu")
+    assert set(agreement.check()) == {
+        f"{what}, {name}" for what in ("train step", "sampling") for name in versions
+    }
+    eager = {"PyTorch as written": versions["PyTorch as written"]}
+    monkeypatch.setattr(workloads, "torch_versions", lambda where: eager)
+    for part, what in {"loss_fn": "train step", "ancestral_update": "sampling"}.items():
+        exact = getattr(reference, part)
+        with monkeypatch.context() as patch:
+            # Off by a thousandth, which is far more than rounding.
+            patch.setattr(reference, part, lambda *args, exact=exact: 1.001 * exact(*args))
+            with pytest.raises(RuntimeError, match=f"{what}, PyTorch as written differs"):
+                agreement.check()
+
+
+@pytest.mark.slow
+def test_both_sides_are_the_same_in_float64(torch, points, monkeypatch):
+    import compare_pytorch
+    import train_both
+
+    monkeypatch.setattr(compare_pytorch, "SAMPLES", 100)
+    trained = interop.to_torch(train_both.trained_params(points, 0, 1)[0])
+    rows = compare_pytorch.parity("float64", trained)
+    # Some 1e5 roundings of 1e-16, which add up like a random walk or, at worst, one by one.
+    assert all(row.limit <= 1e-10 for row in rows)
+    assert [row.name for row in rows if not row.holds] == []
+    names = " ".join(row.name for row in rows)
+    for name in ("betas", "diffuse", "network", "loss", "out.bias", "100 Adam", "1000-step"):
+        assert name in names
+    near = np.array([1, 1, 1 + 1e-9])
+    assert not compare_pytorch.row("near", "float64", near, np.ones(3), "path").holds
+
+
+def test_differences_of_independent_trainings_are_welchs(torch):
     import train_both
 
     a, b = np.random.default_rng(0).normal([[0], [1]], [[1], [3]], (2, 5))
     results = {"PyTorch": [{"loss": x} for x in a], "JAX": [{"loss": x} for x in b]}
-    expected = ttest_ind(b, a, equal_var=False).statistic
-    assert train_both.differences(results)["loss"] == pytest.approx(expected, rel=1e-12)
+    found = train_both.differences(results)["loss"]
+    variances = np.var([a, b], axis=1, ddof=1)
+    assert found.spreads == pytest.approx((b.mean() - a.mean()) / np.sqrt(variances.mean()))
+    # Welch 1947: t = Δ / √(s₁²/n + s₂²/n), (n - 1)(s₁² + s₂²)² / (s₁⁴ + s₂⁴) degrees of freedom.
+    freedom = 4 * variances.sum() ** 2 / (variances**2).sum()
+    statistic = abs(b.mean() - a.mean()) / np.sqrt(variances.sum() / 5)
+    assert found.p == pytest.approx(2 * student.sf(statistic, freedom))
+
+
+def test_a_difference_is_off_beyond_the_spread_and_beyond_chance(torch):
+    from train_both import Difference
+
+    assert Difference(-0.9, 1e-6).verdict == "ok"
+    assert Difference(-1.1, 0.05).verdict == "chance"
+    assert Difference(1.1, 0.001).verdict == "OFF"
+
+
+@pytest.mark.slow
+def test_final_loss_of_silence(torch, points):
+    import train_both
+
+    silent = jax.tree.map(np.zeros_like, workloads.network()[1])
+    # The mean of 2²¹ squares of normal numbers: 1 within √(2 / 2²¹) = 0.001; five times that.
+    found = train_both.final_loss(silent, np.asarray(points, np.float32))
+    assert float(found) == pytest.approx(1, abs=0.005)
