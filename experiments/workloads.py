@@ -101,7 +101,7 @@ def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool 
     schedule, optimizer = schedules.sigmoid(), training.adam(1e-4, steps)
     points, key = jnp.asarray(data, jnp.float32), jax.random.key(1)
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=0)
     def chunk(state: training.TrainState, epoch: jax.Array) -> tuple:
         if shuffled:
             rows = training.epoch_order(key, epoch, len(points), batch)[:steps]
@@ -109,7 +109,7 @@ def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool 
             rows = (jnp.arange(steps * batch) % len(points)).reshape(steps, batch)
         return training.train_epoch(key, apply, optimizer, schedule, state, points, rows)
 
-    box = [training.init_state(params, optimizer), 0]
+    box = [training.init_state(jax.tree.map(jnp.copy, params), optimizer), 0]
 
     def work() -> np.ndarray:
         box[0], losses = chunk(box[0], box[1])
