@@ -4,6 +4,7 @@ import importlib
 
 import harness
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -23,7 +24,8 @@ def assert_same_network(params, apply, model):
     with torch.no_grad():
         theirs = model(torch.from_numpy(X), torch.from_numpy(T)).numpy()
     # Sums of some hundred terms, each with float32's rounding of 6e-8, in six layers.
-    np.testing.assert_allclose(apply(params, X, T), theirs, atol=1e-5 * np.abs(theirs).max())
+    ours = apply(params, jnp.asarray(X), jnp.asarray(T))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
