@@ -136,8 +136,8 @@ def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
     """Seconds of `python experiments/train.py`: to import, to compile, to the first epoch's row.
 
     The first runs from the start of Python, the second is the first call of the training chunk, the
-    last runs from the command to the row in metrics.jsonl. Without JAX's persistent compilation
-    cache, once; with an empty one ("cold"), a new one each round; and with that one filled ("warm").
+    last runs from the command to the row in metrics.jsonl. JAX's persistent compilation cache is
+    not used, once; empty ("cold"), a new one each round; or filled by that ("warm").
     """
     found: dict[str, list[list[float]]] = {"no cache": [], "cold": [], "warm": []}
     bare = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
