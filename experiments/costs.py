@@ -123,7 +123,9 @@ def watched(self, *args):
         return result
     self.train_chunk = first
 def first_row(self, *args):
+    times.append(time.time() - {typed})
     record(self, *args)
+    times.append(time.time() - {typed})
     print("startup", *times, flush=True)
     import os; os._exit(0)
 train.Experiment.__init__, train.Experiment.record = watched, first_row
@@ -133,11 +135,12 @@ train.main()
 
 
 def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
-    """Seconds of `python experiments/train.py`: to import, to compile, to the first epoch's row.
+    """Seconds of `python experiments/train.py`: to import, to compile, to the first epoch's end.
 
     The first runs from the start of Python, the second is the first call of the training chunk, the
-    last runs from the command to the row in metrics.jsonl. JAX's persistent compilation cache is
-    not used, once; empty ("cold"), a new one each round; or filled by that ("warm").
+    others from the command to the epoch done, and to its row in metrics.jsonl, for which the ideal
+    denoiser's loss is computed. JAX's persistent compilation cache is not used, once; empty
+    ("cold"), a new one each round; or filled by that ("warm").
     """
     found: dict[str, list[list[float]]] = {"no cache": [], "cold": [], "warm": []}
     bare = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
@@ -147,8 +150,7 @@ def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
             for name, times in found.items():
                 if name == "no cache" and number:
                     continue  # it differs from "cold" by the writing only
-                code = STARTUP.format(folder=str(HERE), out=f"{folder}/{name}")
-                began = time.perf_counter()
+                code = STARTUP.format(folder=str(HERE), out=f"{folder}/{name}", typed=time.time())
                 done = subprocess.run(
                     [sys.executable, "-c", code],
                     env=bare if name == "no cache" else cached,
@@ -156,10 +158,9 @@ def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
                     text=True,
                     check=True,
                 )
-                total = time.perf_counter() - began
                 line = next(x for x in done.stdout.splitlines() if x.startswith("startup"))
-                times.append([*map(float, line.split()[1:]), total])
-    parts = ("import", "first compile", "first epoch done")
+                times.append(list(map(float, line.split()[1:])))
+    parts = ("import", "first compile", "first epoch done", "its row written")
     return {
         name: {
             part: Timing(statistics.median(t), min(t), max(t))
