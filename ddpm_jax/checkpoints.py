@@ -101,7 +101,7 @@ def restore(directory: str | os.PathLike[str], like: PyTree) -> tuple[int, PyTre
     directory = Path(directory).absolute()
     found = steps(directory)
     if not found:
-        raise CheckpointError(f"no checkpoint in {directory}")
+        raise CheckpointError(f"no checkpoint in {directory}: train the run first, or --resume it")
     damages = []
     for candidate in reversed(found):
         try:
@@ -109,7 +109,8 @@ def restore(directory: str | os.PathLike[str], like: PyTree) -> tuple[int, PyTre
         except _DamageError as damage:
             warnings.warn(f"{damage}; trying the step before", stacklevel=2)
             damages.append(str(damage))
-    raise CheckpointError("\n  ".join([f"no whole checkpoint in {directory}:", *damages]))
+    remedy = "Copy one back from elsewhere, or train again with --overwrite"
+    raise CheckpointError("\n  ".join([f"no whole checkpoint in {directory}:", *damages, remedy]))
 
 
 def _read(folder: Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:

@@ -23,10 +23,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         if temporary.exists():
             sync(temporary)
+        temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error
-    else:
-        temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             temporary.unlink(missing_ok=True)

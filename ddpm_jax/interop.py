@@ -79,7 +79,8 @@ def _check_state_dict(arrays: Mapping[str, np.ndarray], modules: Mapping[str, st
         missing = ", ".join(n for n in names if n not in arrays) or "nothing"
         foreign = ", ".join(n for n in arrays if n not in names) or "nothing"
         raise CheckpointError(
-            f"state_dict: not of the original network, {missing} is missing and {foreign} foreign"
+            f"state_dict: not of the original network, {missing} is missing and {foreign} foreign: "
+            "give that of pytorch_reference.Denoiser, or rename its entries"
         )
     encoding = arrays["embedding.linear1.weight"].shape[1:]
     width, dim = (arrays[f"{module}.bias"].shape for module in ("embedding.linear1", "out"))

@@ -100,9 +100,11 @@ class Run:
                 "python experiments/train.py --out makes one"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not a readable JSON file ({error})") from None
+            raise ConfigError(
+                f"{path}: not a readable JSON file ({error}); restore it, or train again"
+            ) from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: expected a JSON object")
+            raise ConfigError(f"{path}: expected a JSON object; restore it, or train again")
         if values.get("format") != FORMAT:
             raise ConfigError(
                 f"{path}: format {values.get('format')!r}, this version reads format {FORMAT}; "
@@ -291,7 +293,9 @@ def keep_rows(directory: Path, last_epoch: int) -> list[dict[str, Any]]:
 def _field(path: Path, values: dict, name: str, kind: Any, valid: Callable[[Any], bool]) -> Any:
     value = values.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
-        raise ConfigError(f"{path}: field {name!r} is missing or wrong: {value!r}")
+        raise ConfigError(
+            f"{path}: field {name!r} is missing or wrong: {value!r}; restore it, or train again"
+        )
     return value
 
 

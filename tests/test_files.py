@@ -47,7 +47,7 @@ def test_nothing_appears_when_there_was_nothing_before(tmp_path):
 def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "b.txt"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(path):
+    with pytest.raises(InputError, match=r"b\.txt"), replacing(path):
         pass
     assert path.read_text() == "old"
 
