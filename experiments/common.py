@@ -33,13 +33,19 @@ SHOWN_VALUES = 2**19
 and measured, and make the ideal denoiser."""
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def use_devices(count: int | None) -> list:
     """Make every core a CPU device, before JAX is first used, and return `count` of the devices.
 
     By default all. Accelerators, where there are any, come as they are.
     """
-    cores = len(os.sched_getaffinity(0))
-    jax.config.update("jax_num_cpu_devices", max(count or cores, 1))
+    jax.config.update("jax_num_cpu_devices", max(count or cores(), 1))
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         # Its own threshold of one second would leave out most of what compiles here.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

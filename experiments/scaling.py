@@ -224,8 +224,9 @@ def main() -> int:
     args = parse_args(Args, description=__doc__)
     jax.config.update("jax_platforms", "cpu")  # of which there are as many as one likes
     if args.processes.distributed:
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[(args.processes.process_id or 0) % len(cores)]})
+        if hasattr(os, "sched_setaffinity"):  # on Linux
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[(args.processes.process_id or 0) % len(cores)]})
         args.processes.join()
         use_devices(1)
         one_process()

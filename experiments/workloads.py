@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import cores
 
 from ddpm_jax import models, sampling, schedules, training
 
@@ -58,17 +59,19 @@ def alternate(workloads: dict[str, Workload], rounds: int = 5) -> dict[str, Timi
 
 def share_cores(devices: list) -> int:
     """Give JAX and PyTorch the same cores, as many as CPU devices are used; how many threads."""
-    cores = sorted(os.sched_getaffinity(0))
-    if devices[0].platform == "cpu" and len(devices) < len(cores):
-        cores = cores[: len(devices)]
+    threads = cores()
+    if devices[0].platform == "cpu" and len(devices) < threads:
+        threads = len(devices)
         # XLA shares a large product among all cores, whatever the number of its devices.
-        for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), cores)
+        if hasattr(os, "sched_setaffinity"):
+            own = sorted(os.sched_getaffinity(0))[:threads]
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), own)
     if HAS_TORCH:
         import torch
 
-        torch.set_num_threads(len(cores))
-    return len(cores)
+        torch.set_num_threads(threads)
+    return threads
 
 
 def train_flops() -> int:
