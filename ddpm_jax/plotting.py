@@ -97,9 +97,8 @@ def forward(
         for line, (name, row) in zip(axes, rows.items(), strict=True):
             frame = limits(row[0], margin=0.45)
             for ax, points, step in zip(line, as_points(name, *row), steps, strict=True):
-                unit = " steps" if step == steps[0] else ""  # once: there is no room for more
-                title = f"{step}{unit}" if ax in axes[0] else ""
-                _picture(ax, points, frame, title, names, pixels=300)
+                title = f"{step} steps" if step == steps[0] else str(step)
+                _picture(ax, points, frame, title * (ax in axes[0]), names, pixels=300)
                 ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
             line[0].set_ylabel(name.replace(", ", "\n"))
 

@@ -15,7 +15,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -226,12 +225,11 @@ def locked(directory: Path) -> Iterator[None]:
 def refuse_links(directory: Path) -> None:
     """Raise InputError if a link among the run's own files and folders leads out of `directory`.
 
-    Whoever made it would have us read, overwrite or remove what is there. The directory itself may
-    be a link.
+    Whoever made it would have us write or remove what is there. The directory may be a link itself.
     """
     folders = [directory / name for name in _FOLDERS]
     below = (directory / "checkpoints").rglob("*")  # follows no links below itself
-    for path in chain(folders, [directory / ".lock"], own_files(directory), below):
+    for path in [*folders, directory / ".lock", *own_files(directory), *below]:
         end = Path(os.path.realpath(path))
         if path.is_symlink() and not end.is_relative_to(os.path.realpath(directory)):
             raise InputError(
@@ -293,9 +291,7 @@ def keep_rows(directory: Path, last_epoch: int) -> list[dict[str, Any]]:
 def _field(path: Path, values: dict, name: str, kind: Any, valid: Callable[[Any], bool]) -> Any:
     value = values.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
-        raise ConfigError(
-            f"{path}: field {name!r} is missing or wrong: {value!r}; restore it, or train again"
-        )
+        raise ConfigError(f"{path}: field {name!r} is missing or wrong: {value!r}; restore it")
     return value
 
 

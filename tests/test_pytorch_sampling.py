@@ -1,39 +1,16 @@
 """The PyTorch reference's sampler, its compiled variant and its script."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-sys.path.append(str(Path(__file__).parent.parent / "experiments"))
-ref = importlib.import_module("pytorch_reference")
-
-torch.set_num_threads(1)  # pytest-xdist already uses every core
-f64 = torch.float64
-SCHEDULES = [ref.linear_schedule, ref.sigmoid_schedule]
-
-
-def assert_close(actual, expected, rtol=1e-12, atol=1e-12):
-    """By default as close as two computations in float64, of up to some hundred roundings each."""
-    expected = torch.as_tensor(expected, dtype=f64)
-    torch.testing.assert_close(actual.to(f64), expected, rtol=rtol, atol=atol)
+from reference import SCHEDULES, assert_close, column, f64, normal, ref, torch
 
 
 @pytest.fixture
 def gen():
     torch.manual_seed(0)
     return torch.Generator().manual_seed(0)
-
-
-def normal(gen, *shape):
-    return torch.randn(*shape, generator=gen, dtype=f64)
-
-
-def column(table):
-    return table[:, None]
 
 
 @pytest.mark.parametrize("make", SCHEDULES)
