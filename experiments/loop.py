@@ -57,7 +57,9 @@ class Experiment:
         self.bad_steps = 0
 
         optimizer = run.optimizer()
-        self.state = parallel.replicate(mesh, run.init_state(self.keys["init"]))
+        # Jitted, as op by op it compiles for seconds.
+        initial = jax.jit(run.init_state)(self.keys["init"])
+        self.state = parallel.replicate(mesh, initial)
         self.losses = np.zeros(self.steps_per_epoch, np.float32)
         everywhere = parallel.sharding(mesh)
         shared = parallel.sharding(mesh, None, "data")
