@@ -1,12 +1,14 @@
 """The strict mode of the tests: shapes checked at every call, no silent rank promotion."""
 
 import os
+import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 
 jaxtyping.install_import_hook("ddpm_jax", "beartype.beartype")
@@ -17,6 +19,26 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key():
     """A typed key, the same in every test: what must hold, holds for this one too."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def rng():
+    """NumPy's numbers, the same in every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Checkpoints of steps 1 and 2, not to be changed."""
+    from checkpoint_states import save_two
+
+    return save_two(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A directory with checkpoints of steps 1 and 2."""
+    return shutil.copytree(saved, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -16,23 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import make_state, save_killed, save_two
+from checkpoint_states import make_state, save_killed
 from harness import ENVIRONMENT, PROCESSES, assert_same_bits
 
 from ddpm_jax import checkpoints
 from ddpm_jax.checkpoints import restore, save, steps
 from ddpm_jax.errors import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save_two(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def run(saved, tmp_path):
-    """A directory with checkpoints of steps 1 and 2."""
-    return shutil.copytree(saved, tmp_path / "run")
 
 
 class KilledError(BaseException):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import make_state, save_two
+from checkpoint_states import make_state
 from harness import assert_same_bits
 
 from ddpm_jax import checkpoints
@@ -30,17 +30,6 @@ def seal(folder):
         f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files
     ]
     return "\n".join(lines) + "\n"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save_two(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def run(saved, tmp_path):
-    """A directory with checkpoints of steps 1 and 2."""
-    return shutil.copytree(saved, tmp_path / "run")
 
 
 @pytest.mark.parametrize("abstract", [False, True])

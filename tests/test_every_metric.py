@@ -4,12 +4,12 @@ import math
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
-from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy
+from exact import exactly
 
 from ddpm_jax.errors import InputError
 from ddpm_jax.evaluation import Measurement, evaluate, format_table
@@ -26,15 +26,6 @@ from ddpm_jax.metrics import (
     uncovered_fraction,
     wasserstein2,
 )
-
-# Float64 sums of at most 1e5 terms, then a square root: far below this, and so is no real mistake.
-exactly = partial(pytest.approx, rel=1e-9, abs=1e-12)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
 
 SYMMETRIC = [wasserstein2, sliced_wasserstein, energy_distance]
 SHARES = [total_variation, far_fraction, uncovered_fraction]

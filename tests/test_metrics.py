@@ -1,11 +1,11 @@
 """Metrics against closed forms, brute force, independent solvers and theorems."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import scipy
+from exact import exactly
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
@@ -22,14 +22,6 @@ from ddpm_jax.metrics import (
     uncovered_fraction,
     wasserstein2,
 )
-
-# Float64 sums of at most 1e5 terms, then a square root: far below this, and so is no real mistake.
-exactly = partial(pytest.approx, rel=1e-9, abs=1e-12)
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 def assignment_wasserstein2(x, y):
