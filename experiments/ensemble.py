@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import BLOCK, draw_points
-from loop import MAX_BAD_STEPS, chunk_steps
+from loop import MAX_BAD_STEPS, bad_in_a_row, chunk_steps
 from tqdm import tqdm
 
 from ddpm_jax import checkpoints, ensembles, files, metrics, parallel, runs, sampling
@@ -63,14 +63,13 @@ def fit(members: list[Run], points: np.ndarray, devices: list) -> tuple[list, np
             for start in range(0, base.steps_per_epoch, chunk):
                 states, part = step(states, data, rows[:, start : start + chunk])
                 losses.append(np.asarray(part))
-                for finite in np.isfinite(losses[-1]).T:
-                    bad = np.where(finite, 0, bad + 1)
-                    if bad.max() == MAX_BAD_STEPS:
-                        raise InputError(
-                            f"seed {members[bad.argmax()].config.seed} diverged in epoch "
-                            f"{epoch + 1}: its loss or gradient was not finite in {MAX_BAD_STEPS} "
-                            "steps in a row. Try a smaller --learning-rate"
-                        )
+                bad, diverged = bad_in_a_row(bad, losses[-1])
+                if diverged is not None:
+                    raise InputError(
+                        f"seed {members[diverged].config.seed} diverged in epoch {epoch + 1}: its "
+                        f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row. Try a "
+                        "smaller --learning-rate"
+                    )
             bar.set_postfix_str(f"loss {np.nanmean(np.concatenate(losses, axis=1)):.4f}")
             bar.update()
     return ensembles.unstack(states), np.concatenate(losses, axis=1)

@@ -28,6 +28,18 @@ def chunk_steps(batch_size: int, dim: int) -> int:
     return max(MAX_CHUNK_POINTS * 2 // max(dim, 2) // batch_size, 2)
 
 
+def bad_in_a_row(before: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Each member's bad steps in a row [M], after `before` [M] and losses [M, S].
+
+    And the member, if any, for which they are too many; the count ends there.
+    """
+    for bad in np.isnan(losses).T:
+        before = np.where(bad, before + 1, 0)
+        if before.max() >= MAX_BAD_STEPS:
+            return before, int(before.argmax())
+    return before, None
+
+
 class Experiment:
     """One run: its data and compiled functions, and the state that training carries forward."""
 
@@ -213,18 +225,18 @@ class Experiment:
 
     def halt_if_diverged(self, losses: np.ndarray, epoch: int) -> None:
         """Save, and raise InputError, once a few steps in a row were skipped as not finite."""
-        for bad in np.isnan(losses).tolist():
-            self.bad_steps = self.bad_steps + 1 if bad else 0
-            if self.bad_steps < MAX_BAD_STEPS:
-                continue
-            with suppress(CheckpointError):  # as parameters may not be finite either
-                self.checkpoint()
-            raise InputError(
-                f"training diverged in epoch {epoch + 1}: the loss or its gradient was not finite "
-                f"in {MAX_BAD_STEPS} steps in a row, which were skipped. The checkpoints in "
-                f"{self.out} are good. Try a smaller --learning-rate "
-                f"(now {self.config.learning_rate:g})"
-            )
+        counts, diverged = bad_in_a_row(np.array([self.bad_steps]), losses[None])
+        self.bad_steps = int(counts[0])
+        if diverged is None:
+            return
+        with suppress(CheckpointError):  # as parameters may not be finite either
+            self.checkpoint()
+        raise InputError(
+            f"training diverged in epoch {epoch + 1}: the loss or its gradient was not finite "
+            f"in {MAX_BAD_STEPS} steps in a row, which were skipped. The checkpoints in "
+            f"{self.out} are good. Try a smaller --learning-rate "
+            f"(now {self.config.learning_rate:g})"
+        )
 
     def record(self, epoch: int, seconds: float) -> dict[str, Any]:
         """Append the epoch's row to metrics.jsonl; no loss where every step was skipped."""
