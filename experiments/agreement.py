@@ -43,7 +43,7 @@ def train_step(case: Case, where: str) -> dict[str, float]:
     is next to nothing, rounding alone decides which way a whole rate goes.
     """
     batch, batch_t = case.batches(workloads.BATCH)
-    optimizer = training.adam(RATE, 1)
+    optimizer = training.adam(RATE)
     state = training.init_state(case.params, optimizer)
     step = jax.jit(functools.partial(training.train_step, case.apply, optimizer, case.schedule))
     state, _ = step(state, training.Batches(*batch))

@@ -67,7 +67,7 @@ def final_loss(params: Any, points: jax.Array) -> jax.Array:
 def trained_params(data: np.ndarray, seed: int, epochs: int) -> tuple[Any, jax.Array]:
     """Our parameters after so many epochs of the recipe, and a key to sample with."""
     key_init, key_order, key_noise, key_sample = jax.random.split(jax.random.key(seed), 4)
-    apply, schedule, optimizer = workloads.network()[0], schedules.sigmoid(), training.adam(1e-4, 1)
+    apply, schedule, optimizer = workloads.network()[0], schedules.sigmoid(), training.adam(1e-4)
 
     @jax.jit
     def epoch(state: training.TrainState, points: jax.Array, number: int) -> tuple:
