@@ -79,20 +79,18 @@ def over_devices() -> dict[str, dict[str, float]]:
     }
 
 
-def collectives(program: Callable, **shardings: Any) -> Callable[..., list[str]]:
-    """A function of the program's arguments: the collectives in its HLO, "kind, bytes" of each."""
+def collectives(program: Callable, *arguments: Any, **shardings: Any) -> list[str]:
+    """The collectives in the program's HLO, "kind, bytes" of each."""
+    text = jax.jit(program, **shardings).lower(*arguments).compile().as_text()
     kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-
-    def found(*arguments: Any) -> list[str]:
-        text = jax.jit(program, **shardings).lower(*arguments).compile().as_text()
-        calls = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", str(text))
-        return [f"{kind}, {size_of(result)} bytes" for result, kind in calls]
-
-    def size_of(result: str) -> int:
+    found = []
+    for result, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", str(text)):
         shapes = re.findall(r"\w+?(\d+)\[([\d,]*)\]", result)
-        counts = [math.prod(map(int, filter(None, shape.split(",")))) for _, shape in shapes]
-        return sum(int(bits) // 8 * n for (bits, _), n in zip(shapes, counts, strict=True))
-
+        size = sum(
+            int(bits) // 8 * math.prod(map(int, filter(None, shape.split(","))))
+            for bits, shape in shapes
+        )
+        found.append(f"{kind}, {size} bytes")
     return found
 
 
@@ -106,6 +104,7 @@ def communication() -> dict[str, Any]:
     apply, params = workloads.network()
     key, optimizer, found = jax.random.key(0), training.adam(1e-4), {}
     state = training.init_state(params, optimizer)
+    arguments = state, jnp.zeros((1024, 2)), jnp.zeros((4, 256), jnp.int32)
 
     def order(epoch: int) -> jax.Array:
         return training.epoch_order(key, epoch, 1024, 256)
@@ -118,9 +117,9 @@ def communication() -> dict[str, Any]:
         everywhere, shared = parallel.sharding(mesh), parallel.sharding(mesh, None, "data")
         in_chunk = (everywhere, everywhere, shared)
         found[str(n)] = {
-            "order": collectives(order, in_shardings=everywhere, out_shardings=shared)(0),
-            "chunk": collectives(chunk, in_shardings=in_chunk, out_shardings=everywhere)(
-                state, jnp.zeros((1024, 2)), jnp.zeros((4, 256), jnp.int32)
+            "order": collectives(order, 0, in_shardings=everywhere, out_shardings=shared),
+            "chunk": collectives(
+                chunk, *arguments, in_shardings=in_chunk, out_shardings=everywhere
             ),
         }
     return found
