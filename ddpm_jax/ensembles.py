@@ -7,6 +7,7 @@ vmapped, which was measured to be ten times slower on a CPU.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -81,10 +82,13 @@ def make_trainer(
         draw = {"stratified": c.stratified, "points_per_time": c.points_per_time}
         ema_decay = c.ema_decay or None
         if c.tables:
-            return training.train_epoch(
-                key, apply, optimizer, schedule, state, data, rows, **draw, ema_decay=ema_decay
+            inputs = key, apply, optimizer, schedule, state, data, rows
+            epoch = partial(training.train_epoch, *inputs, **draw, ema_decay=ema_decay)
+            plain = epoch()
+            return jax.lax.cond(
+                training.all_finite(plain), lambda: plain, lambda: epoch(guard=True)
             )
-        # Not train_points, whose `cond` would run both branches under vmap.
+        # Guarded from the start, as under vmap a `cond` runs both branches.
         batches = training.draw_batches(key, data[rows], state.step, schedule.num_steps, **draw)
         return training.train_steps(
             apply, optimizer, schedule, state, batches, ema_decay=ema_decay, guard=True

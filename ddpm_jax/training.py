@@ -6,13 +6,14 @@ n from `fold_in(key_noise, n)`, whatever the chunks in which the steps are run.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ddpm_jax.diffusion import denoising_loss
 from ddpm_jax.errors import ConfigError
@@ -86,7 +87,7 @@ def train_step(
     `batch` is one row of `Batches`. The average keeps a share min(decay, (1 + n) / (10 + n)) of
     itself in step n, so that it forgets the initial parameters quickly. With `guard`, a step whose
     loss or gradient is not finite changes nothing but the step number, and its loss is NaN; that
-    costs a tenth of the time, so `train_points` asks for it only where it is needed.
+    costs a tenth of the time, so `make_trainer` asks for it only where it is needed.
     """
 
     def loss_fn(params: Params) -> Array:
@@ -203,13 +204,12 @@ def train_points(
     stratified: bool = False,
     points_per_time: int = 1,
     ema_decay: float | None = None,
+    guard: bool = False,
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """A step over each batch of points, in order.
 
-    Steps that are not finite are skipped, and their losses are NaN: where a loss or the state is
-    not finite in the end, the whole is run again from `state`, guarded. Jit it with `apply`,
-    `optimizer` and the settings bound. Drawing the noise of all steps before the scan keeps its
-    body to the network and the update.
+    Jit it with `apply`, `optimizer` and the settings bound. Drawing the noise of all steps before
+    the scan keeps its body to the network and the update.
     """
 
     def draw() -> Batches:
@@ -226,16 +226,7 @@ def train_points(
     # Nothing is fused across a condition, not even one that always holds.
     nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(draw))
     batches = jax.lax.cond(state.step >= 0, draw, lambda: nothing)
-
-    def run(guard: bool) -> tuple[TrainState, Array]:
-        return train_steps(
-            apply, optimizer, schedule, state, batches, ema_decay=ema_decay, guard=guard
-        )
-
-    after, losses = run(guard=False)
-    leaves = jax.tree.leaves((after, losses))
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-    return jax.lax.cond(finite, lambda: (after, losses), lambda: run(guard=True))
+    return train_steps(apply, optimizer, schedule, state, batches, ema_decay=ema_decay, guard=guard)
 
 
 def train_epoch(
@@ -253,3 +244,35 @@ def train_epoch(
     The settings and the rest are those of `train_points`.
     """
     return train_points(key, apply, optimizer, schedule, state, data[rows], **settings)
+
+
+def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every number in every leaf is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def make_trainer(
+    run: Callable[..., tuple[TrainState, Array]], **shardings: Any
+) -> Callable[..., tuple[TrainState, Array]]:
+    """A compiled `train(*arguments) -> (state, losses)` that skips steps that are not finite.
+
+    `run(*arguments, guard=...)` is `train_points` or `train_epoch` with the settings bound; the
+    loss of a skipped step is NaN. Where a loss or the state is not finite in the end, the whole is
+    run again, guarded: a second program, which is not compiled before it is needed.
+    `shardings` are those of `jax.jit`, for the arguments and for all results alike.
+    """
+
+    def attempt(*arguments: Any, guard: bool) -> tuple[TrainState, Array, Array]:
+        state, losses = run(*arguments, guard=guard)
+        return state, losses, all_finite((state, losses))
+
+    plain = jax.jit(partial(attempt, guard=False), **shardings)
+    guarded = jax.jit(partial(attempt, guard=True), **shardings)
+
+    def train(*arguments: Any) -> tuple[TrainState, Array]:
+        state, losses, finite = plain(*arguments)
+        if not finite:
+            state, losses, _ = guarded(*arguments)
+        return state, losses
+
+    return train

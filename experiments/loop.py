@@ -69,8 +69,11 @@ class Experiment:
         self.bad_steps = 0
 
         optimizer = run.optimizer()
-        # Jitted, as op by op it compiles for seconds.
-        initial = jax.jit(run.init_state)(self.keys["init"])
+        # Jitted, as op by op it compiles for seconds; it runs once, so that most passes would
+        # cost more than they gain. The bits are the same.
+        fast_to_compile = {"xla_backend_optimization_level": 1}
+        init_state = jax.jit(run.init_state, compiler_options=fast_to_compile)
+        initial = init_state(self.keys["init"])
         self.state = parallel.replicate(mesh, initial)
         self.losses = np.zeros(self.steps_per_epoch, np.float32)
         everywhere = parallel.sharding(mesh)
@@ -86,30 +89,23 @@ class Experiment:
             out_shardings=shared if self.on_disk is None else everywhere,
         )
 
-        def train_points(state: training.TrainState, x0: jax.Array) -> Any:
-            return training.train_points(
-                self.keys["noise"],
-                self.apply,
-                optimizer,
-                self.schedule,
-                state,
-                x0,
-                stratified=run.config.stratified,
-                points_per_time=run.config.points_per_time,
-                ema_decay=run.config.ema_decay or None,
-            )
-
-        self.train_points = jax.jit(
-            train_points,
-            in_shardings=(everywhere, shared),
-            out_shardings=everywhere,
-            donate_argnums=0,
+        train_points = functools.partial(
+            training.train_points,
+            self.keys["noise"],
+            self.apply,
+            optimizer,
+            self.schedule,
+            stratified=run.config.stratified,
+            points_per_time=run.config.points_per_time,
+            ema_decay=run.config.ema_decay or None,
         )
-        self.train_chunk = jax.jit(
-            lambda state, data, rows: train_points(state, data[rows]),
+        self.train_points = training.make_trainer(
+            train_points, in_shardings=(everywhere, shared), out_shardings=everywhere
+        )
+        self.train_chunk = training.make_trainer(
+            lambda state, data, rows, guard: train_points(state, data[rows], guard=guard),
             in_shardings=(everywhere, everywhere, shared),
             out_shardings=everywhere,
-            donate_argnums=0,
         )
 
     @property

@@ -98,8 +98,7 @@ def communication() -> dict[str, Any]:
     """The collectives in the programs that train, by the number of devices.
 
     As train.py compiles them: the order of an epoch, and the chunk that takes the points, draws
-    times and noise and trains; it has the steps' loop twice, the second one guarded against NaN and
-    only run in place of the first.
+    times and noise and trains.
     """
     apply, params = workloads.network()
     key, optimizer, found = jax.random.key(0), training.adam(1e-4), {}

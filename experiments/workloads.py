@@ -104,13 +104,15 @@ def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool 
     schedule, optimizer = schedules.sigmoid(), training.adam(1e-4, steps)
     points, key = jnp.asarray(data, jnp.float32), jax.random.key(1)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def chunk(state: training.TrainState, epoch: jax.Array) -> tuple:
+    @training.make_trainer
+    def chunk(state: training.TrainState, epoch: jax.Array, guard: bool) -> tuple:
         if shuffled:
             rows = training.epoch_order(key, epoch, len(points), batch)[:steps]
         else:
             rows = (jnp.arange(steps * batch) % len(points)).reshape(steps, batch)
-        return training.train_epoch(key, apply, optimizer, schedule, state, points, rows)
+        return training.train_epoch(
+            key, apply, optimizer, schedule, state, points, rows, guard=guard
+        )
 
     box = [training.init_state(jax.tree.map(jnp.copy, params), optimizer), 0]
 

@@ -41,13 +41,10 @@ def initial():
     return training.init_state(params, OPTIMIZER, ema=True)
 
 
-def one_epoch(state, data, rows):
-    return training.train_epoch(
-        KEY, apply, OPTIMIZER, SCHEDULE, state, data, rows, stratified=True, ema_decay=0.9
-    )
-
-
-epoch = jax.jit(one_epoch)
+one_epoch = functools.partial(
+    training.train_epoch, KEY, apply, OPTIMIZER, SCHEDULE, stratified=True, ema_decay=0.9
+)
+epoch = training.make_trainer(one_epoch)
 
 
 def in_chunks(state, data, rows, sizes):
@@ -115,13 +112,19 @@ def test_a_step_that_is_not_finite_is_skipped_and_training_goes_on(bad):
     assert all(moved)
 
 
-def test_traced_once_for_each_shape():
-    state, _ = epoch(initial(), DATA, ROWS)
-    before = len(traces)
-    epoch(state, 2 * DATA, ROWS[::-1])
-    assert len(traces) == before
-    epoch.lower(state, DATA, ROWS[:5])
-    assert len(traces) > before
+def test_traced_once_for_each_shape_and_guarded_only_when_needed():
+    train = training.make_trainer(one_epoch)
+    state, _ = train(initial(), DATA, ROWS)
+    plain = len(traces)
+    train(state, 2 * DATA, ROWS[::-1])
+    assert len(traces) == plain
+    train(state, with_bad_point(np.nan), ROWS)
+    guarded = len(traces)
+    assert guarded > plain
+    train(state, with_bad_point(1e30), ROWS)
+    assert len(traces) == guarded
+    train(state, DATA, ROWS[:5])
+    assert len(traces) > guarded
 
 
 def test_a_donated_state_is_used_up():
