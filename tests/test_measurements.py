@@ -158,6 +158,7 @@ def test_both_sides_are_the_same_in_float64(torch, points, monkeypatch):
     import train_both
 
     monkeypatch.setattr(compare_pytorch, "SAMPLES", 100)
+    monkeypatch.setattr(compare_pytorch, "CASES", 2)
     trained = interop.to_torch(train_both.trained_params(points, 0, 1)[0])
     rows = compare_pytorch.parity("float64", trained)
     # Some 1e5 roundings of 1e-16, which add up like a random walk or, at worst, one by one.
@@ -168,6 +169,28 @@ def test_both_sides_are_the_same_in_float64(torch, points, monkeypatch):
         assert name in names
     near = np.array([1, 1, 1 + 1e-9])
     assert not compare_pytorch.row("near", "float64", near, np.ones(3), "path").holds
+
+
+@pytest.mark.slow
+def test_float32_parts_by_more_than_rounding_only_where_a_relu_does(torch):
+    import adam_steps
+    from side_by_side import Case
+
+    with jax.default_matmul_precision("highest"):
+        for seed in range(4):
+            for after in adam_steps.run(Case("float32", seed), (1, 10, 100)):
+                assert after.relative <= 1e-4 or after.parted > 0
+                assert after.torch_relative <= 1e-4 or after.torch_parted > 0
+
+
+def test_a_relu_that_parted_is_counted(torch):
+    import adam_steps
+    from side_by_side import Case
+
+    case = Case("float32")
+    case.params["hidden_1"]["bias"] += 1e-3
+    assert adam_steps.run(case, (1,))[0].parted > 0
+    assert adam_steps.run(Case("float32"), (1,))[0].parted < 5
 
 
 def test_differences_of_independent_trainings_are_welchs(torch):
