@@ -16,7 +16,7 @@ from ddpm_jax import interop, sampling, schedules, training
 LIMIT = 1e-4
 """Of the largest magnitude. Float32 has a unit of 1e-7, and sums of some hundred terms and a few
 steps make some 1e-6 of it; a wrong factor, time or term makes 1e-2 and more."""
-RATE, STEPS, POINTS = 1e-2, 10, 1000
+RATE, STEPS, POINTS = 1e-2, 50, 10_000  # the shapes of benchmark.py --quick: compiled once for both
 
 
 def check(where: str = "cpu") -> dict[str, float]:

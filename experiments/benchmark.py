@@ -68,7 +68,7 @@ def against_pytorch(data: np.ndarray, quick: bool = False, devices: list | None 
     """Training steps at batch 64 and ancestral sampling, each against PyTorch and the bound."""
     devices = devices or jax.local_devices()
     steps = len(data) // workloads.BATCH  # a whole epoch always: its shuffling counts
-    sample_steps, rounds = (100, 3) if quick else (SAMPLE_STEPS // 2, 5)  # each takes as long
+    sample_steps, rounds = (50, 3) if quick else (SAMPLE_STEPS // 2, 5)  # each takes as long
     train = {"ours": workloads.ours_train(data, steps)}
     sample = {"ours": workloads.ours_sample(SAMPLES, sample_steps, devices)}
     if where := workloads.torch_device(devices[0]):

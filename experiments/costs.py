@@ -23,13 +23,15 @@ HERE = Path(__file__).resolve().parent
 
 
 def growth(data: np.ndarray, quick: bool, devices: list) -> dict[str, dict[str, list]]:
-    """Seconds as one thing grows and the rest stays: samples, steps, width, dimension, batch."""
-    most = 10**5 if quick else 10**6
-    counts = [n for n in (10**2, 10**3, 10**4, 10**5, 10**6) if n <= most]
+    """Seconds as one thing grows and the rest stays: samples, steps, width, dimension, batch.
+
+    `quick` takes every other size, as most of the time is compilation.
+    """
     steps = 10 if quick else 20
     result: dict[str, dict[str, list]] = {}
 
     def measure(name: str, sizes: list[int], make: Any) -> None:
+        sizes = sizes[::2] if quick else sizes
         timings = [alternate({"it": make(n)}, 3)["it"] for n in sizes]
         seconds, least, greatest = (list(column) for column in zip(*timings, strict=True))
         result[name] = {"size": sizes, "seconds": seconds, "least": least, "greatest": greatest}
@@ -37,7 +39,7 @@ def growth(data: np.ndarray, quick: bool, devices: list) -> dict[str, dict[str, 
     def sample(dim: int = 2, width: int = 128, steps: int = steps, count: int = 10**4) -> Any:
         network = models.Denoiser(dim, width)
         x, t = jnp.zeros((1, dim)), jnp.zeros((1,), jnp.int32)
-        params = network.init(jax.random.key(0), x, t)["params"]
+        params = jax.jit(network.init)(jax.random.key(0), x, t)["params"]
 
         def apply(p: Any, x: jax.Array, t: jax.Array) -> jax.Array:
             return network.apply({"params": p}, x, t)  # pyright: ignore[reportReturnType]
@@ -46,7 +48,8 @@ def growth(data: np.ndarray, quick: bool, devices: list) -> dict[str, dict[str, 
         draw = sampling.make_block_sampler(apply, schedules.sigmoid(steps), shape, devices=devices)
         return lambda: np.asarray(draw(params, jax.random.key(0), 0, -(-count // 1000)))
 
-    measure(f"samples, {steps} steps", counts, lambda n: sample(count=n))
+    counts = [10**2, 10**3, 10**4, 10**5, 10**6]
+    measure(f"samples, {steps} steps", counts[:4] if quick else counts, lambda n: sample(count=n))
     measure("steps, 10,000 samples", [10, 30, 100, 300], lambda n: sample(steps=n))
     measure(f"width, 10,000 samples, {steps} steps", [32, 64, 128, 256], lambda n: sample(width=n))
     measure(f"dimension, 10,000 samples, {steps} steps", [1, 2, 8, 32], lambda n: sample(dim=n))
@@ -83,7 +86,7 @@ def streaming(data: np.ndarray, counts: list[int], steps: int) -> dict[str, list
         run = Run.of(PRESETS["reference"], data)
         run.save(Path(folder))
         losses = np.zeros(run.steps_per_epoch, np.float32)
-        state = {"train": run.init_state(jax.random.key(0)), "losses": losses}
+        state = {"train": jax.jit(run.init_state)(jax.random.key(0)), "losses": losses}
         checkpoints.save(Path(folder) / "checkpoints", 0, state)
         for count in counts:
             out = Path(folder) / f"{count}.npy"
