@@ -115,7 +115,7 @@ STARTUP = """
 import time; began = time.perf_counter()
 import sys; sys.path.insert(0, {folder!r})
 import train; times = [time.perf_counter() - began]
-init, record = train.Experiment.__init__, train.Experiment.record
+init = train.Experiment.__init__
 def watched(self, *args):
     init(self, *args)
     chunk = self.train_chunk
@@ -126,8 +126,6 @@ def watched(self, *args):
         return result
     self.train_chunk = first
 def first_row(self, *args):
-    times.append(time.time() - {typed})
-    record(self, *args)
     times.append(time.time() - {typed})
     print("startup", *times, flush=True)
     import os; os._exit(0)
@@ -141,8 +139,8 @@ def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
     """Seconds of `python experiments/train.py`: to import, to compile, to the first epoch's end.
 
     The first runs from the start of Python, the second is the first call of the training chunk, the
-    others from the command to the epoch done, and to its row in metrics.jsonl, for which the ideal
-    denoiser's loss is computed. JAX's persistent compilation cache is not used, once; empty
+    third runs from the command to the epoch done, not yet its row in metrics.jsonl, for which the
+    ideal denoiser's loss is computed. JAX's persistent compilation cache is not used, once; empty
     ("cold"), a new one each round; or filled by that ("warm").
     """
     found: dict[str, list[list[float]]] = {"no cache": [], "cold": [], "warm": []}
@@ -163,7 +161,7 @@ def startup(rounds: int = 3) -> dict[str, dict[str, Timing]]:
                 )
                 line = next(x for x in done.stdout.splitlines() if x.startswith("startup"))
                 times.append(list(map(float, line.split()[1:])))
-    parts = ("import", "first compile", "first epoch done", "its row written")
+    parts = ("import", "first compile", "first epoch done")
     return {
         name: {
             part: Timing(statistics.median(t), min(t), max(t))
