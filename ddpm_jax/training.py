@@ -208,8 +208,9 @@ def train_points(
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """A step over each batch of points, in order.
 
-    Jit it with `apply`, `optimizer` and the settings bound. Drawing the noise of all steps before
-    the scan keeps its body to the network and the update.
+    Jit it with `apply`, `optimizer` and the settings bound, or let `make_trainer` do it; `guard`
+    is that of `train_step`. Drawing the noise of all steps before the scan keeps its body to the
+    network and the update.
     """
 
     def draw() -> Batches:

@@ -54,7 +54,7 @@ def trainer(mesh: jax.sharding.Mesh, batch: int) -> Callable[[], Any]:
     points = np.random.default_rng(0).uniform(-1, 1, (STEPS, batch, 2)).astype(np.float32)
     x0 = jax.make_array_from_callback(points.shape, shared, lambda index: points[index])
     state = parallel.replicate(mesh, training.init_state(params, optimizer))
-    steps = jax.jit(
+    steps = training.make_trainer(
         functools.partial(
             training.train_points, jax.random.key(0), apply, optimizer, schedules.sigmoid()
         ),
@@ -109,7 +109,8 @@ def communication() -> dict[str, Any]:
         return training.epoch_order(key, epoch, 1024, 256)
 
     def chunk(state: training.TrainState, data: jax.Array, rows: jax.Array) -> Any:
-        return training.train_epoch(key, apply, optimizer, schedules.sigmoid(), state, data, rows)
+        done = training.train_epoch(key, apply, optimizer, schedules.sigmoid(), state, data, rows)
+        return done, training.all_finite(done)  # as make_trainer asks
 
     for n in COUNTS[1:]:
         mesh = parallel.make_mesh(jax.devices()[:n])

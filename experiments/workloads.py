@@ -114,7 +114,7 @@ def ours_train(data: np.ndarray, steps: int, batch: int = BATCH, shuffled: bool 
             key, apply, optimizer, schedule, state, points, rows, guard=guard
         )
 
-    box = [training.init_state(jax.tree.map(jnp.copy, params), optimizer), 0]
+    box = [training.init_state(params, optimizer), 0]
 
     def work() -> np.ndarray:
         box[0], losses = chunk(box[0], box[1])
