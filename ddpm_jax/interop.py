@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ddpm_jax import files
-from ddpm_jax.diffusion import Denoise
+from ddpm_jax.diffusion.process import Denoise
+from ddpm_jax.diffusion.sampling import DDPM, Sampler, sample
+from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import CheckpointError, ConfigError
-from ddpm_jax.sampling import DDPM, Sampler, sample
-from ddpm_jax.schedules import Schedule
 
 _LEAVES = {"kernel": "weight", "bias": "bias"}
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -32,7 +32,7 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
 
     Values are CPU tensors or arrays, of any dim, width and depth, and are copied. A PyTorch weight
     is [out, in], a kernel here [in, out]. Raises CheckpointError for names, shapes or dtypes that
-    are not the network's, and for float64 where JAX would round it.
+    are not the network's, numbers that are not finite, or float64 that JAX would round.
     """
     arrays = {name: _to_numpy(name, value) for name, value in state_dict.items()}
     hidden = {name.rpartition(".")[0] for name in arrays if name.startswith("layers.")}
@@ -106,6 +106,7 @@ def _to_numpy(name: str, value: Any) -> np.ndarray:
         ) from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise CheckpointError(f"state_dict: {name} holds {array.dtype}, not floating-point numbers")
+    _check_finite("state_dict", name, array)
     return array
 
 
@@ -124,7 +125,8 @@ def save_safetensors(
 ) -> None:
     """Write parameters and the configuration, a JSON object, with the sha256 of both.
 
-    Raises ConfigError for a configuration that is not JSON, CheckpointError for names with a dot.
+    Raises ConfigError for a configuration that is not JSON, CheckpointError for names with a dot
+    and for numbers that are not finite.
     """
     flat = flatten_dict(dict(params))
     for path_of_leaf in flat:
@@ -132,10 +134,12 @@ def save_safetensors(
             raise CheckpointError(f"parameter {path_of_leaf}: a name must not contain a dot")
     try:
         text = json.dumps(dict(config), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration cannot be written as JSON: {error}") from error
     # safetensors writes the memory as it lies, in whatever order.
     tensors = {".".join(name): np.array(leaf, order="C") for name, leaf in flat.items()}
+    for name, tensor in tensors.items():
+        _check_finite(str(path), name, tensor)
     with files.replacing(path) as temporary:
         save_file(tensors, temporary, {"config": text, "sha256": _digest(text, tensors)})
 
@@ -144,9 +148,11 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and configuration as `save_safetensors` wrote them.
 
     Raises CheckpointError when the file is missing, is not of that kind, or any bit of what it says
-    is not what was saved, and for float64 where JAX would round it.
+    is not what was saved; when it says what `save_safetensors` refuses to; and for float64 where
+    JAX would round it.
     """
     try:
+        files.open_regular(path).close()  # safetensors would wait for a pipe's other end
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -157,8 +163,46 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if digest != _digest(text, tensors):
         raise CheckpointError(f"{path}: damaged, its sha256 is another: copy it again")
+    config = _configuration(path, text)
+    for name, tensor in tensors.items():
+        for end in (end for end, letter in enumerate(name) if letter == "."):
+            if name[:end] in tensors:
+                raise CheckpointError(
+                    f"{path}: {name[:end]} is a parameter, and cannot hold {name}, too; no "
+                    "program of this kind wrote it"
+                )
+        _check_finite(str(path), name, tensor)
     leaves = {tuple(name.split(".")): _to_jax(name, t) for name, t in tensors.items()}
-    return unflatten_dict(leaves), json.loads(text)
+    return unflatten_dict(leaves), config
+
+
+def _configuration(path: str | Path, text: str) -> dict[str, Any]:
+    """The configuration in the metadata: a JSON object, as `save_safetensors` takes it."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        config = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its field config is not JSON ({error}); save the model again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"{path}: its field config is not an object of JSON but {type(config).__name__}; save "
+            "the model again"
+        )
+    return config
+
+
+def _check_finite(source: str, name: str, array: np.ndarray) -> None:
+    if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
+        bad = int(np.sum(~np.isfinite(array)))
+        raise CheckpointError(
+            f"{source}: {name}: {bad} of {array.size} numbers are not finite; save parameters from "
+            "before the training diverged"
+        )
 
 
 def _digest(config: str, tensors: Mapping[str, np.ndarray]) -> str:

@@ -8,7 +8,6 @@ from these shardings: one all-reduce of the gradients a step. One device makes a
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,54 +16,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ddpm_jax.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Processes:
-    """How the processes of one job find each other."""
-
-    distributed: bool = False
-    """Run as one of several processes, all with the same command. Slurm, Open MPI, Kubernetes and
-    TPU pods are recognised; elsewhere pass the three settings below."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, for --distributed."""
-    num_processes: int | None = None
-    """How many processes there are, for --distributed."""
-    process_id: int | None = None
-    """Which of them this is, from 0, for --distributed."""
-
-    def __post_init__(self) -> None:
-        given = [v is not None for v in (self.coordinator, self.num_processes, self.process_id)]
-        if any(given) and not (all(given) and self.distributed):
-            raise ConfigError(
-                "--coordinator, --num-processes and --process-id go together, with --distributed"
-            )
-        n, i = self.num_processes, self.process_id
-        if n is not None and i is not None and not 0 <= i < n:
-            raise ConfigError(f"--process-id must lie in 0..{n - 1}, got {i}")
-
-    def join(self) -> None:
-        """Connect to the other processes; to be called before JAX is first used.
-
-        Raises ConfigError where there is no cluster to recognise or nobody answers.
-        """
-        if not self.distributed:
-            return
-        try:
-            # Its own handling of SIGTERM would replace the script's.
-            jax.config.update("jax_enable_preemption_service", False)
-            jax.distributed.initialize(self.coordinator, self.num_processes, self.process_id)
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"--distributed: {error}; where the cluster is not recognised, pass --coordinator "
-                "HOST:PORT, --num-processes N and --process-id I to each process"
-            ) from error
-
+from ddpm_jax.errors import ConfigError, InputError
 
 POINTS_PER_ACCELERATOR = 2048
 """A smaller share of a batch takes less time than the all-reduce it would save it by: the model in
-docs/scaling.md has 10 ns a point against 15 µs."""
+docs/evidence/scaling.md has 10 ns a point against 15 µs."""
+
+
+MANY_DEVICES = 64
+"""As many devices a CPU makes with however few cores, to try things out."""
 
 
 def is_first() -> bool:
@@ -122,11 +82,11 @@ def training_mesh(batch_size: int, there: int, per_process: int | None = None) -
         worthwhile = batch_size // (POINTS_PER_ACCELERATOR * processes)
         count = even_share(batch_size // processes, min(there, worthwhile))
     if not 1 <= count <= there:
-        raise ConfigError(f"--train-devices {count}: this process may use {there}")
+        raise ConfigError(f"train_devices = {count}: this process may use {there}")
     if batch_size % (count * processes):
         raise ConfigError(
             f"a batch of {batch_size} points cannot be shared evenly by {processes} processes with "
-            f"{count} devices each: choose another --batch-size or --train-devices"
+            f"{count} devices each: choose another batch_size or train_devices"
         )
     devices = [
         device
@@ -164,3 +124,33 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
 def local(tree: PyTree) -> PyTree:
     """Replicated arrays as arrays of this process's first device, to compute with it alone."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def threads() -> int:
+    """How many threads share a large product on a CPU: some sum in another order with others."""
+    return max(cores(), len(jax.local_devices()))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_devices(count: int | None) -> list:
+    """Make every core a CPU device, before JAX is first used, and return `count` of the devices.
+
+    By default all. Accelerators, where there are any, come as they are.
+    """
+    most = max(cores(), MANY_DEVICES)
+    if count is not None and not 1 <= count <= most:
+        raise InputError(f"devices = {count}: a CPU makes 1 to {most} of them here")
+    jax.config.update("jax_num_cpu_devices", count or cores())
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        # Its own threshold of one second would leave out most of what compiles here.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    devices = jax.local_devices()
+    if count is not None and not 1 <= count <= len(devices):
+        raise InputError(f"devices = {count}: this process has {len(devices)}")
+    return devices[:count]

@@ -10,9 +10,21 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jaxtyping.install_import_hook("ddpm_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Most of the tests' time is XLA's: what one test compiled, no other one compiles again."""
+    # A folder of this process alone: entries are not locked, and may be read half-written.
+    folder = tmp_path_factory.getbasetemp() / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

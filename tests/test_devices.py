@@ -19,9 +19,9 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.models import Denoiser
-from ddpm_jax.sampling import make_block_sampler
-from ddpm_jax.schedules import respace, sigmoid
+from ddpm_jax.networks.denoiser import Denoiser
+from ddpm_jax.drawing import make_block_sampler
+from ddpm_jax.diffusion.schedules import respace, sigmoid
 
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(

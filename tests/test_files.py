@@ -1,12 +1,23 @@
 """A file is the old one or the new one, never part of either."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from ddpm_jax.errors import InputError
-from ddpm_jax.files import refuse_existing, replacing, write_text
+from ddpm_jax.files import (
+    NotAFileError,
+    open_regular,
+    read_text,
+    refuse_beyond_disk,
+    refuse_existing,
+    replacing,
+    write_text,
+)
+from fuzz import at_most
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -81,3 +92,41 @@ def test_what_exists_is_refused_unless_it_may_be_overwritten(tmp_path):
         refuse_existing(path, overwrite=False)
     with pytest.raises(InputError):
         refuse_existing(tmp_path, overwrite=False)
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+    """And nothing else: not what a living process writes, nor another file's."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    assert killed.wait() == 0
+    gone, *kept = (
+        tmp_path / name
+        for name in (
+            f".tmp-{killed.pid}-x.npy",
+            f".tmp-{os.getppid()}-x.npy",
+            f".tmp-{killed.pid}-y.npy",
+            f".tmp-{killed.pid}-x.npy.txt",
+            ".tmp-mine-x.npy",
+        )
+    )
+    for path in (gone, *kept):
+        path.touch()
+    write_text(tmp_path / "x.npy", "new")
+    assert set(tmp_path.iterdir()) == {tmp_path / "x.npy", *kept}
+
+
+@pytest.mark.parametrize(("kind", "make"), [("pipe", os.mkfifo), ("directory", os.mkdir)])
+def test_what_is_no_file_is_said_at_once(tmp_path, kind, make):
+    make(tmp_path / "x")
+    with at_most(5), pytest.raises(NotAFileError, match=rf"x is a {kind}, not a file"):
+        read_text(tmp_path / "x")
+    with pytest.raises(NotAFileError, match=r"/dev/zero is a device"):
+        open_regular("/dev/zero")
+    (tmp_path / "link").symlink_to(tmp_path / "y")
+    (tmp_path / "y").write_bytes(b"\xce\xb1")
+    assert read_text(tmp_path / "link") == "α"
+
+
+def test_more_than_the_disk_has_room_for_is_refused_before_it_is_made(tmp_path):
+    refuse_beyond_disk(tmp_path / "a" / "b" / "x.npy", 1000)
+    with pytest.raises(InputError, match=r"x\.npy would take 8,000,000\.0 GB, and the disk has"):
+        refuse_beyond_disk(tmp_path / "a" / "b" / "x.npy", 8 * 10**15)

@@ -1,0 +1,1 @@
+"""The commands: what `ddpm-jax NAME` and the scripts in experiments/ run."""

@@ -1,0 +1,1 @@
+"""The mathematics: schedules, the forward process, samplers, densities. Only jax."""

@@ -1,0 +1,1 @@
+"""The networks that predict the noise, and what they see."""

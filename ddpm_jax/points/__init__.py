@@ -1,0 +1,1 @@
+"""Points and tables: read, scaled, kept on disk, written."""

@@ -1,0 +1,1 @@
+"""From data to parameters: steps and the loop over them."""

@@ -1,0 +1,106 @@
+"""The Gaussian mixture by BIC, against what Gaussians of known number and shape must give."""
+
+import numpy as np
+import pytest
+import sklearn
+import sklearn.covariance
+
+from ddpm_jax import gmm
+
+
+def test_well_separated_components_are_counted_and_found(rng):
+    means = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    which = rng.choice(3, 600, p=[0.5, 0.3, 0.2])
+    rows = means[which] + rng.normal(size=(600, 2))
+    found = gmm.least_bic(rows)
+    order = np.argsort(-found.weights)
+    assert len(found.weights) == 3
+    # Ten deviations apart, every row's component is certain: what is left are sample means of at
+    # least 100 rows, whose standard error is 0.1, and shares of 600, 0.02: four of each.
+    np.testing.assert_allclose(found.means[order], means, atol=0.4)
+    np.testing.assert_allclose(found.weights[order], [0.5, 0.3, 0.2], atol=0.08)
+
+
+@pytest.mark.parametrize(
+    ("covariances", "kind"),
+    [
+        # BIC charges log(400) / 2 = 3.0 nats a parameter and pays for what the likelihood gains:
+        # hundreds of nats where the shapes differ, or the correlation is there in two dimensions.
+        ([[[1, 0.95], [0.95, 1]], [[1, -0.95], [-0.95, 1]]], "full"),
+        ([[[1, 0.95], [0.95, 1]], [[1, 0.95], [0.95, 1]]], "tied"),
+        ([[[1, 0], [0, 0.01]], [[0.01, 0], [0, 1]]], "diag"),
+    ],
+)
+def test_the_kind_of_covariances_is_found(rng, covariances, kind):
+    halves = [
+        rng.multivariate_normal(mean, covariance, 200)
+        for mean, covariance in zip(([0, 0], [20, 0]), covariances, strict=True)
+    ]
+    found = gmm.least_bic(np.concatenate(halves), counts=(1, 2))
+    assert found.kind == kind
+    assert found.covariances.shape == (2, 2, 2)
+
+
+def test_fewer_rows_than_two_a_column_give_one_shrunk_gaussian(rng):
+    rows = rng.normal(size=(12, 20))
+    found = gmm.least_bic(rows)
+    np.testing.assert_array_equal(found.means, rows.mean(axis=0)[None])
+    expected = sklearn.covariance.ledoit_wolf(rows)[0]
+    expected = expected + gmm.LEAST_VARIANCE * rows.var(axis=0).mean() * np.eye(20)
+    np.testing.assert_allclose(found.covariances[0], expected)
+    assert found.kind == "shrunk"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.zeros((2, 2)),
+        np.array([[0.0, 1.0], [1.0, 1.0]]),
+        np.tile([[3.0, 4.0]], (50, 1)),
+        np.stack([np.arange(50.0), np.ones(50)], axis=1),  # a constant column
+        np.repeat(np.eye(3), 20, axis=0),  # three distinct rows
+    ],
+)
+def test_degenerate_rows_give_densities(rows):
+    found = gmm.least_bic(rows)
+    assert len(found.weights) <= len(np.unique(rows, axis=0))
+    assert np.isclose(found.weights.sum(), 1)
+    assert np.linalg.eigvalsh(found.covariances).min() > 0
+
+
+def test_a_seed_decides_which_rows_are_used_and_repeats(rng, monkeypatch):
+    monkeypatch.setattr(gmm, "MAX_ROWS", 100)
+    rows = rng.normal(size=(300, 2))
+    one, same, other = (gmm.least_bic(rows, seed, counts=(1,)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.means, same.means)
+    assert not np.array_equal(one.means, other.means)
+
+
+def test_conditions_choose_the_components(rng):
+    """Kind b is N(8, 1), kind a N(0, 1); the number that goes with them has means -1 and 1."""
+    word = rng.permutation(400) < 100
+    rows = (8 * word + rng.normal(size=400))[:, None]
+    number = np.where(word, 1, -1) + 0.3 * rng.normal(size=400)
+    given = np.stack([word - 0.5, number], axis=1)
+    given[::10, 0] = np.nan
+    found, (a, b, q) = gmm.with_conditions(rows, given, (1, 1), counts=(1, 2))
+    order = np.argsort(-found.weights)
+    assert found.means.shape == (2, 1)
+    # 3 standard errors of 100 rows.
+    np.testing.assert_allclose(found.means[order, 0], [0, 8], atol=0.3)
+
+    def log_given(j, value):
+        return (a[j] + b[j] * value + q[j] * value**2)[order]
+
+    # Of 90 and 270 rows that have it, every one's word is its component's: half a row is added.
+    np.testing.assert_allclose(np.exp(log_given(0, -0.5)), [1, 0], atol=0.01)
+    np.testing.assert_allclose(np.exp(log_given(0, 0.5)), [0, 1], atol=0.01)
+    np.testing.assert_allclose(
+        np.exp(log_given(0, -0.5)) + np.exp(log_given(0, 0.5)), [1, 1], rtol=1e-12
+    )
+    # A Gaussian's, up to log 2π: the logarithm falls by 1/2 at one deviation from its mean.
+    for mean in (-1, 1):
+        mine = log_given(1, mean)[int(mean > 0)]
+        off = log_given(1, mean + 0.3)[int(mean > 0)]
+        # Means of 100 rows are off by 0.03, a tenth of the deviation; half a row widens it by 7 %.
+        assert abs(mine - off - 0.5) < 0.35

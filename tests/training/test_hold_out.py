@@ -1,0 +1,109 @@
+"""Rows held out of a run: never trained on, checked every epoch, and the best parameters kept."""
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax.assembly import make_trainer
+from ddpm_jax.config import Config
+from ddpm_jax.errors import ConfigError
+from ddpm_jax.planning import plan
+from ddpm_jax.runs.record import Run
+
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "tables": (),
+    "base": "gaussian",
+    "num_steps": 30,
+    "sigmoid_k": 6.0,
+    "batch_size": 32,
+    "epochs": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def points():
+    return np.random.default_rng(0).normal(size=(120, 2))
+
+
+def run_of(points, **changes):
+    return Run.of(Config().replace(**SMALL | {"hold_out": 0.25} | changes), points)
+
+
+def equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.medium
+def test_nothing_is_fitted_to_rows_held_out(points):
+    """Moved a million away, the held-out rows change neither scaler, nor base, nor a step."""
+    run = run_of(points)
+    train, held_out = run.split(points)
+    assert (len(train), len(held_out), run.num_points) == (90, 30, 90)
+    moved = points.copy()
+    moved[(points[:, None] == held_out[None]).all(axis=2).any(axis=1)] += 1e6
+    other = run_of(moved)
+    assert (other.scaler, other.extent) == (run.scaler, run.extent)
+    first, second = make_trainer(run, points), make_trainer(other, moved)
+    next(iter(first)), next(iter(second))
+    equal(first.state, second.state)
+
+
+@pytest.mark.medium
+def test_a_run_cut_and_restored_ends_with_the_bits_of_a_whole_one(points):
+    """The best parameters, too, and the rows of figures."""
+    run = run_of(points)
+    whole, cut, resumed = (make_trainer(run, points) for _ in range(3))
+    rows = list(whole)
+    begun = iter(cut)
+    before = [next(begun) for _ in range(3)]
+    resumed.restore(jax.tree.map(np.asarray, cut.checkpoint()))
+    after = list(resumed)
+    equal(whole.checkpoint(), resumed.checkpoint())
+    equal(whole.params, resumed.params)
+    losses = [row["held_out_loss"] for row in before + after]
+    assert losses == [row["held_out_loss"] for row in rows]
+
+
+@pytest.mark.medium
+def test_the_parameters_of_least_held_out_loss_are_the_ones_to_sample_from(points):
+    run = run_of(points, learning_rate=0.5, patience=100)
+    trainer, seen = make_trainer(run, points), []
+    for row in trainer:
+        seen.append((row["held_out_loss"], trainer.state.ema))
+    least = min(range(len(seen)), key=lambda i: seen[i][0])
+    equal(trainer.params, seen[least][1])
+
+
+@pytest.mark.medium
+def test_training_ends_when_the_held_out_loss_has_not_fallen_for_the_patience(points):
+    run = run_of(points, learning_rate=1.0, decay="constant", epochs=500, patience=20)
+    trainer = make_trainer(run, points)
+    rows = list(trainer)
+    assert trainer.finished
+    assert len(rows) < 500
+    least = min(rows, key=lambda row: row["held_out_loss"])
+    # Ten steps and more to wait, in epochs of two: it ended at the first check that far on.
+    assert 20 <= rows[-1]["step"] - least["step"] < 20 + run.steps_per_epoch
+    assert list(trainer) == []
+
+
+def test_a_file_of_others_can_be_held_out(points, tmp_path):
+    np.save(tmp_path / "others.npy", points[:30] + 0.5)
+    run = run_of(points, hold_out=str(tmp_path / "others.npy"))
+    train, held_out = run.split(points)
+    assert run.num_points == len(train) == 120
+    np.testing.assert_array_equal(held_out, points[:30] + 0.5)
+
+
+def test_few_rows_lie_over_their_base_alone_and_steps_are_as_asked():
+    rows = np.random.default_rng(0).normal(size=(12, 2))
+    small = Config().replace(**SMALL | {"epochs": None, "batch_size": None})
+    assert plan(small, rows).total_steps == 1
+    # In epochs of a twentieth of the steps.
+    run = plan(small, rows, steps=200)
+    assert (run.total_steps, run.epochs) == (200, 20)
+    with pytest.raises(ConfigError, match="steps"):
+        plan(small, rows, steps=0)
