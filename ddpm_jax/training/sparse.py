@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 B1, B2, EPS = 0.9, 0.999, 1e-8
 """As `steps.adam` has them."""
@@ -122,9 +122,8 @@ def update(
     gradients: Float[Array, "K f"],
     step: Int[Array, ""],
     ema_decay: Float[Array, ""] | None = None,
-    finite: Bool[Array, ""] | None = None,
 ) -> Nodes:
-    """The table after step n of Adam; as it was, where the step was not `finite`.
+    """The table after step n of Adam.
 
     A row that was looked up several times has the sum of its gradients, in their order.
     """
@@ -138,27 +137,21 @@ def update(
     m = B1 * touched.m + (1 - B1) * gradients
     v = B2 * touched.v + (1 - B2) * gradients**2
     value = touched.values - table.rate(step) * _direction(m, v, step + 1)
-    new = value, m, v, jnp.maximum(touched.stored[3], step + 1)
-    if finite is not None:
-        new = tuple(jnp.where(finite, a, b) for a, b in zip(new, touched.stored, strict=True))
-    value, m, v, steps = new
+    steps = jnp.maximum(touched.stored[3], step + 1)
     after = _put(nodes.table, places, value)
     return Nodes(
         after,
         _put(sums, places, m),
         _put(nodes.v, places, v),
         _put(nodes.steps, places, steps),
-        nodes.ema if ema_decay is None else _average(nodes.ema, after, step, ema_decay, finite),
+        nodes.ema if ema_decay is None else _average(nodes.ema, after, step, ema_decay),
     )
 
 
-def _average(
-    mean: Array | None, table: Array, step: Array, decay: Array, finite: Array | None
-) -> Float[Array, "R f"]:
+def _average(mean: Array | None, table: Array, step: Array, decay: Array) -> Float[Array, "R f"]:
     # A pass over the whole table: made in few steps, and then for all those since the last.
     always = step < AVERAGED_ALWAYS
     due = always | ((step + 1) % AVERAGED_EVERY == 0)
-    due = due if finite is None else due & finite
     share = 1 - jnp.where(always, decay, decay**AVERAGED_EVERY)
     return jax.lax.cond(
         due, lambda a, b: optax.incremental_update(b, a, share), lambda a, _: a, mean, table

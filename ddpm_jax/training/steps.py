@@ -6,7 +6,6 @@ n from `fold_in(key_noise, n)`, whatever the chunks in which the steps are run.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -104,17 +103,14 @@ def train_step(
     *,
     table: sparse.Table | None = None,
     ema_decay: float | None = None,
-    guard: bool = False,
     missing: bool = False,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step of gradient descent on the denoising loss: Ho et al. 2020, algorithm 1.
 
     `batch` is one row of `Batches`. A `table` is trained row by row, as `sparse` says, the other
     parameters by the optimizer. The average keeps a share min(decay, (1 + n) / (10 + n)) of
-    itself in step n, so that it forgets the initial parameters quickly. With `guard`, a step whose
-    loss or gradient is not finite changes nothing but the step number, and its loss is NaN; that
-    costs a tenth of the time, so `make_trainer` asks for it only where it is needed. `missing` is
-    that of `denoising_loss`.
+    itself in step n, so that it forgets the initial parameters quickly. `missing` is that of
+    `denoising_loss`.
     """
     *noised, given = batch
     conditions = () if given is None else (given,)
@@ -140,13 +136,9 @@ def train_step(
         count = n.astype(loss.dtype)
         decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
         ema = optax.incremental_update(params, ema, 1 - decay)
-    new, finite = TrainState(n, params, opt_state, ema), None
-    if guard:
-        finite = jnp.isfinite(loss + optax.tree.norm((grads, value_grads), squared=True))
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        loss = jnp.where(finite, loss, jnp.nan)
+    new = TrainState(n, params, opt_state, ema)
     if table is not None and nodes is not None and touched is not None:
-        nodes = sparse.update(table, nodes, touched, value_grads, n, decay, finite)
+        nodes = sparse.update(table, nodes, touched, value_grads, n, decay)
         new = sparse.join(new, nodes)
     return new._replace(step=n + 1), loss
 
@@ -160,13 +152,12 @@ def train_steps(
     *,
     table: sparse.Table | None = None,
     ema_decay: float | None = None,
-    guard: bool = False,
     missing: bool = False,
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """As many steps as `batches` has rows, in one scan; their losses [S]."""
 
     def step(state: TrainState, batch: Batches) -> tuple[TrainState, Array]:
-        settings = {"table": table, "ema_decay": ema_decay, "guard": guard, "missing": missing}
+        settings = {"table": table, "ema_decay": ema_decay, "missing": missing}
         return train_step(apply, optimizer, schedule, state, batch, **settings)
 
     return jax.lax.scan(step, state, batches)
@@ -280,14 +271,13 @@ def train_points(
     conditions: Sequence[int] = (),
     table: sparse.Table | None = None,
     ema_decay: float | None = None,
-    guard: bool = False,
     missing: bool = False,
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """A step over each batch of points, in order.
 
-    Jit it with `apply`, `optimizer` and the settings bound, or let `make_trainer` do it; `table`,
-    `guard` and `missing` are those of `train_step`, the others those of `draw_batches`. Drawing the
-    noise of all steps before the scan keeps its body to the network and the update.
+    Jit it with `apply`, `optimizer` and the settings bound, or let `make_trainer` do it; `table`
+    and `missing` are those of `train_step`, the others those of `draw_batches`. Drawing the noise
+    of all steps before the scan keeps its body to the network and the update.
     """
 
     def draw() -> Batches:
@@ -306,7 +296,7 @@ def train_points(
     # not even one that always holds.
     nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(draw))
     batches = jax.lax.cond(state.step >= 0, draw, lambda: nothing)
-    settings = {"table": table, "ema_decay": ema_decay, "guard": guard, "missing": missing}
+    settings = {"table": table, "ema_decay": ema_decay, "missing": missing}
     return train_steps(apply, optimizer, schedule, state, batches, **settings)
 
 
@@ -335,25 +325,31 @@ def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
 def make_trainer(
     run: Callable[..., tuple[TrainState, Array]], **shardings: Any
 ) -> Callable[..., tuple[TrainState, Array]]:
-    """A compiled `train(*arguments) -> (state, losses)` that skips steps that are not finite.
+    """A compiled `train(state, ..., batches) -> (state, losses)` that skips steps not finite.
 
-    `run(*arguments, guard=...)` is `train_points` or `train_epoch` with the settings bound; the
-    loss of a skipped step is NaN. Where a loss or the state is not finite in the end, the whole is
-    run again, guarded: a second program, which is not compiled before it is needed.
+    `run` is `train_points` or `train_epoch` with the settings bound; the last argument has a row
+    for each step. Where a loss or the state is not finite in the end, the steps are run again one
+    by one, and one that is not finite changes nothing but the step number: its loss is NaN. Looking
+    in every step would cost a tenth of the time, and might round differently.
     `shardings` are those of `jax.jit`, for the arguments and for all results alike.
     """
 
-    def attempt(*arguments: Any, guard: bool) -> tuple[TrainState, Array, Array]:
-        state, losses = run(*arguments, guard=guard)
+    def checked(*arguments: Any) -> tuple[TrainState, Array, Array]:
+        state, losses = run(*arguments)
         return state, losses, all_finite((state, losses))
 
-    plain = jax.jit(partial(attempt, guard=False), **shardings)
-    guarded = jax.jit(partial(attempt, guard=True), **shardings)
+    compiled = jax.jit(checked, **shardings)
 
-    def train(*arguments: Any) -> tuple[TrainState, Array]:
-        state, losses, finite = plain(*arguments)
-        if not finite:
-            state, losses, _ = guarded(*arguments)
-        return state, losses
+    def train(state: TrainState, *arguments: Any) -> tuple[TrainState, Array]:
+        new, losses, finite = compiled(state, *arguments)
+        if finite:
+            return new, losses
+        *others, batches = arguments
+        kept = []
+        for i in range(len(batches)):
+            new, loss, finite = compiled(state, *others, batches[i : i + 1])
+            state = new if finite else state._replace(step=state.step + 1)
+            kept.append(np.asarray(loss if finite else jnp.full_like(loss, jnp.nan)))
+        return state, jnp.asarray(np.concatenate(kept))
 
     return train

@@ -156,7 +156,7 @@ class Trainer:
             )
         else:
             self._train = steps.make_trainer(
-                lambda state, data, rows, guard: train(state, data[rows], guard=guard),
+                lambda state, data, rows: train(state, data[rows]),
                 in_shardings=(everywhere, everywhere, shared),
                 out_shardings=everywhere,
             )

@@ -109,18 +109,20 @@ def ours_train(
     schedule, optimizer = schedules.sigmoid(), steps.adam(1e-4, num_steps)
     points, key = jnp.asarray(data, jnp.float32), jax.random.key(1)
 
-    @steps.make_trainer
-    def chunk(state: steps.TrainState, epoch: jax.Array, guard: bool) -> tuple:
+    chunk = steps.make_trainer(
+        functools.partial(steps.train_epoch, key, apply, optimizer, schedule)
+    )
+
+    @jax.jit
+    def order(epoch: jax.Array) -> jax.Array:
         if shuffled:
-            rows = steps.epoch_order(key, epoch, len(points), batch)[:num_steps]
-        else:
-            rows = (jnp.arange(num_steps * batch) % len(points)).reshape(num_steps, batch)
-        return steps.train_epoch(key, apply, optimizer, schedule, state, points, rows, guard=guard)
+            return steps.epoch_order(key, epoch, len(points), batch)[:num_steps]
+        return (jnp.arange(num_steps * batch) % len(points)).reshape(num_steps, batch)
 
     box = [steps.init_state(params, optimizer), 0]
 
     def work() -> np.ndarray:
-        box[0], losses = chunk(box[0], box[1])
+        box[0], losses = chunk(box[0], points, order(box[1]))
         box[1] += 1
         return np.asarray(losses)
 

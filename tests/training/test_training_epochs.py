@@ -95,19 +95,19 @@ def test_a_step_that_is_not_finite_is_skipped_and_training_goes_on(bad):
 
 
 @pytest.mark.medium
-def test_traced_once_for_each_shape_and_guarded_only_when_needed():
+def test_traced_once_for_each_shape_and_for_one_step_only_when_needed():
     train = steps.make_trainer(one_epoch)
     state, _ = train(initial(), DATA, ROWS)
-    plain = len(traces)
+    whole = len(traces)
     train(state, 2 * DATA, ROWS[::-1])
-    assert len(traces) == plain
+    assert len(traces) == whole
     train(state, with_bad_point(np.nan), ROWS)
-    guarded = len(traces)
-    assert guarded > plain
+    one_by_one = len(traces)
+    assert one_by_one > whole
     train(state, with_bad_point(1e30), ROWS)
-    assert len(traces) == guarded
+    assert len(traces) == one_by_one
     train(state, DATA, ROWS[:5])
-    assert len(traces) > guarded
+    assert len(traces) > one_by_one
 
 
 @pytest.mark.medium

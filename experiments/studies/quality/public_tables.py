@@ -160,7 +160,7 @@ def forest_diffusion(rows: Any, number: int, seed: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         forest = model(
-            codes.to_numpy(float),
+            np.array(codes, float),  # it writes into it
             n_t=25,
             duplicate_K=10,
             cat_indexes=[i for i, n in enumerate(names) if is_word(rows[n])],
