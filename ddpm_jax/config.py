@@ -156,8 +156,8 @@ class Config:
     preset: Literal["fast", "reference"] = "fast"
     """fast: the best recipe, about a minute on two cores. reference: the original experiment."""
     data: str = "bicycle"
-    """A file of points (.txt, .csv, .gz of these, .npy), a directory of .npy, or bicycle, dino,
-    moons, 8gaussians, swissroll, checkerboard, spirals."""
+    """A file of rows (.csv, .tsv, .txt, ..., also compressed; .parquet, .npy, .npz), a directory of
+    .npy, or bicycle, dino, moons, 8gaussians, swissroll, checkerboard, spirals."""
     seed: int = 0
     """Everything random follows from it."""
     condition: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from ddpm_jax.runs import directory, log
 if TYPE_CHECKING:
     from ddpm_jax.cli.session import Session
 
-OF_DATA = directory.FIGURE_NAMES[:3]
+OF_DATA = ("data", "schedules", "forward")
 FORWARD_STEPS = (0, 5, 10, 50, 100, 250, 500)
 FORWARD_POINTS = 20_000
 TRAJECTORY_POINTS = 10_000
@@ -36,7 +36,7 @@ SLOW, SIZE = ("wasserstein2", "mmd_rbf", "classifier_two_sample"), 1000
 
 
 def figures_of_data(session: "Session") -> None:
-    """The data, the schedules and the forward process: what is known before training."""
+    """The data, the schedules and the forward process: what could be drawn before training."""
     out, config = session.out / directory.FIGURES, session.run.config.noise
     data = session.view(session.data)
     own = f"sigmoid, k = {config.sigmoid_k:g}" if config.schedule == "sigmoid" else config.schedule

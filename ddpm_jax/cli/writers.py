@@ -14,11 +14,6 @@ from ddpm_jax.runs.record import Run
 Parts = Iterator[Table]
 
 
-def write(run: Run, path: Path, count: int, parts: Parts, suffix: str) -> None:
-    """Write the parts of `count` samples of a run, as the suffix says."""
-    WRITERS[suffix](run, path, count, parts)
-
-
 def write_npy(run: Run, path: Path, count: int, parts: Parts) -> None:
     """Write the samples as one float64 array, or as records where not all are numbers."""
     if not all_numbers(run):

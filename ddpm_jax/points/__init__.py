@@ -1,1 +1,1 @@
-"""Points and tables: read, scaled, kept on disk, written."""
+"""Points and tables: read, scaled, kept on disk. (`cli/writers.py` writes them.)"""

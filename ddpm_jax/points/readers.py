@@ -31,7 +31,7 @@ from ddpm_jax.points.tables import Table, is_missing
 
 __all__ = ["LIMIT", "digest", "load_points", "open_shards", "read"]
 
-_KINDS = (
+_ENDINGS = (
     f"Use {', '.join(text.SUFFIXES)} (also with {', '.join(text.COMPRESSED)} behind), "
     ".parquet, .npy or .npz."
 )
@@ -82,7 +82,7 @@ def read(
         table = Table(tuple(whole[:, i] for i in range(whole.shape[1])))
         return binary.chosen(path, table, options), Reading()
     if not os.path.exists(path):
-        raise fault(path, "no such file", "Give a .txt, .csv or .npy file of points.")
+        raise fault(path, "no such file", _ENDINGS)
     if not os.path.isfile(path):
         found = "not a file but a pipe, a device or a socket"
         raise fault(path, found, "Write its points into a .txt, .csv or .npy file.")
@@ -94,7 +94,7 @@ def read(
         return binary.read_parquet(path, options, max_bytes)
     if suffix:
         return text.read_text(path, options, max_bytes)
-    raise fault(path, "unknown kind of file", _KINDS)
+    raise fault(path, "unknown kind of file", _ENDINGS)
 
 
 def to_data(table: Table) -> Any:
