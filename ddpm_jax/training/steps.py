@@ -149,15 +149,14 @@ def train_steps(
     schedule: Schedule,
     state: TrainState,
     batches: Batches,
-    *,
-    table: sparse.Table | None = None,
-    ema_decay: float | None = None,
-    missing: bool = False,
+    **settings: Any,
 ) -> tuple[TrainState, Float[Array, "S"]]:
-    """As many steps as `batches` has rows, in one scan; their losses [S]."""
+    """As many steps as `batches` has rows, in one scan; their losses [S].
+
+    The settings are those of `train_step`.
+    """
 
     def step(state: TrainState, batch: Batches) -> tuple[TrainState, Array]:
-        settings = {"table": table, "ema_decay": ema_decay, "missing": missing}
         return train_step(apply, optimizer, schedule, state, batch, **settings)
 
     return jax.lax.scan(step, state, batches)
@@ -269,15 +268,13 @@ def train_points(
     stratified: bool = False,
     points_per_time: int = 1,
     conditions: Sequence[int] = (),
-    table: sparse.Table | None = None,
-    ema_decay: float | None = None,
-    missing: bool = False,
+    **settings: Any,
 ) -> tuple[TrainState, Float[Array, "S"]]:
     """A step over each batch of points, in order.
 
-    Jit it with `apply`, `optimizer` and the settings bound, or let `make_trainer` do it; `table`
-    and `missing` are those of `train_step`, the others those of `draw_batches`. Drawing the noise
-    of all steps before the scan keeps its body to the network and the update.
+    Jit it with `apply`, `optimizer` and the settings bound, or let `make_trainer` do it; those that
+    are named here are `draw_batches`', the others `train_step`'s. Drawing the noise of all steps
+    before the scan keeps its body to the network and the update.
     """
 
     def draw() -> Batches:
@@ -296,7 +293,6 @@ def train_points(
     # not even one that always holds.
     nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(draw))
     batches = jax.lax.cond(state.step >= 0, draw, lambda: nothing)
-    settings = {"table": table, "ema_decay": ema_decay, "missing": missing}
     return train_steps(apply, optimizer, schedule, state, batches, **settings)
 
 
