@@ -181,7 +181,6 @@ class Word:
     levels: tuple[str | bool | float, ...]
     unit: None = None
     kind: str = "word"
-    is_affine = False
 
     @property
     def width(self) -> int:
@@ -262,7 +261,6 @@ class Periodic:
     kind: str = "periodic"
 
     width = 2
-    is_affine = False
 
     def encode(self, column: np.ndarray) -> Float64[np.ndarray, "n 2"]:
         """The points, NaN where missing."""
