@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         filled = Table.of(rows)
         with files.replacing(path) as temporary:
             WRITERS[path.suffix](model.run, temporary, len(filled), iter([filled]))
-    drawn = f", drawn {args.draws} times" if args.draws > 1 else ""
-    print(f"{len(table):,} rows, {gaps:,} cell{'s' * (gaps != 1)} filled in{drawn}: {places[0]}")
+    several = args.draws > 1
+    where = (
+        f", drawn {args.draws} times: {places[0]} to {places[-1]}" if several else f": {places[0]}"
+    )
+    print(f"{len(table):,} rows, {gaps:,} cell{'s' * (gaps != 1)} filled in{where}")
     return 0

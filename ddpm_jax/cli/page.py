@@ -14,7 +14,7 @@ from ddpm_jax.cli.views import View
 from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.drawing import BLOCK
 from ddpm_jax.figures import report
-from ddpm_jax.quality.evaluation import READING, Evaluation
+from ddpm_jax.quality.evaluation import HEADER, Evaluation, cells, reading
 from ddpm_jax.runs import directory, log
 from ddpm_jax.runs.record import Run
 from ddpm_jax.training.steps import Params
@@ -107,23 +107,9 @@ def command(config: Config) -> str:
 
 def quality_table(evaluation: Evaluation) -> report.Table:
     """The table of `evaluate`: each metric beside its floor."""
-
-    def shown(value: float, spread: float | None) -> str:
-        return f"{value:.4g}" if spread is None else f"{value:.4g} ± {spread:.1g}"
-
-    cells = [
-        [
-            m.name.replace("_", " "),
-            shown(m.value, m.spread),
-            shown(m.floor, m.floor_spread),
-            "-" if np.isnan(m.ratio) else f"{m.ratio:.2f}",
-            f"{m.size:,}",
-        ]
-        for m in evaluation.rows
-    ]
-    header = ["metric", "samples", "real rows", "ratio", "points"]
-    note = READING.replace("_", " ").replace("\n", " ")
-    return report.Table(header, cells, " ".join([note, *evaluation.notes]))
+    rows = [(name.replace("_", " "), *numbers) for name, *numbers in map(cells, evaluation.rows)]
+    note = " ".join([reading(evaluation.rows).replace("_", " "), *evaluation.notes])
+    return report.Table(HEADER, rows, note)
 
 
 def block_size(run: Run) -> int:

@@ -35,10 +35,14 @@ TOLD_APART = 0.9
 """So are samples that a classifier tells from real rows in more than this share of cases."""
 FEW = 30
 """Of fewer held-out rows the table is rough, and says so."""
-READING = (
-    "Lower is better, but classifier_two_sample is best at 0.5, chance, and nearest_training_row\n"
-    "at ratio 1: nearer is copied, farther is blurred."
-)
+HEADER = ("metric", "samples", "real rows", "ratio", "points")
+BEST_ELSEWHERE = {
+    "classifier_two_sample": "classifier_two_sample is best at 0.5, chance",
+    "nearest_training_row": (
+        "nearest_training_row is best at ratio 1: nearer is copied, farther is blurred"
+    ),
+}
+"""The metrics of which lower is not better, and what is."""
 DENSITY_VALUES = 4000
 """Numbers in the held-out rows whose densities are compared: 2000 rows of the plane."""
 
@@ -342,14 +346,26 @@ def _far_sentences(rows: Sequence[Measurement]) -> list[str]:
     return sentences
 
 
+def cells(m: Measurement) -> tuple[str, ...]:
+    """A row of the table as text: name, value ± spread, floor ± spread, ratio, points a hand."""
+    value, floor = _plus_minus((m.value, m.spread)), _plus_minus((m.floor, m.floor_spread))
+    return m.name, value, floor, "-" if math.isnan(m.ratio) else f"{m.ratio:.2f}", f"{m.size:,}"
+
+
+def reading(rows: Sequence[Measurement]) -> str:
+    """How a table of these rows is to be read, in a sentence."""
+    names = {row.name for row in rows}
+    exceptions = [text for name, text in BEST_ELSEWHERE.items() if name in names]
+    return "Lower is better" + (", but " if exceptions else "") + ", and ".join(exceptions) + "."
+
+
 def format_table(rows: Sequence[Measurement]) -> str:
-    """A fixed-width table: value ± spread, floor ± spread, ratio, points a hand."""
-    lines = [f"{'metric':<22}{'samples':>20}{'real rows':>20}{'ratio':>8}{'points':>9}"]
-    for m in rows:
-        value, floor = _plus_minus((m.value, m.spread)), _plus_minus((m.floor, m.floor_spread))
-        ratio = "-" if math.isnan(m.ratio) else f"{m.ratio:.2f}"
-        lines.append(f"{m.name:<22}{value:>20}{floor:>20}{ratio:>8}{m.size:>9,}")
-    return "\n".join([*lines, READING])
+    """A fixed-width table of `cells`, and how it is to be read."""
+    lines = [
+        f"{name:<22}{value:>20}{floor:>20}{ratio:>8}{points:>9}"
+        for name, value, floor, ratio, points in [HEADER, *map(cells, rows)]
+    ]
+    return "\n".join([*lines, textwrap.fill(reading(rows), 100)])
 
 
 def format_contenders(contenders: Sequence[Contender]) -> str:
