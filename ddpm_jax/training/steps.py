@@ -345,7 +345,7 @@ def make_trainer(
         for i in range(len(batches)):
             new, loss, finite = compiled(state, *others, batches[i : i + 1])
             state = new if finite else state._replace(step=state.step + 1)
-            kept.append(np.asarray(loss if finite else jnp.full_like(loss, jnp.nan)))
+            kept.append(np.asarray(loss) if finite else np.full(1, np.nan, loss.dtype))
         return state, jnp.asarray(np.concatenate(kept))
 
     return train
