@@ -14,7 +14,7 @@ from ddpm_jax.runs import directory
 def train(
     config: Config,
     count: int,
-    out: Path | None,
+    out: Path,
     train_one: Callable[[Config, Path, bool], int],
     *,
     resume: bool,
@@ -24,7 +24,6 @@ def train(
 
     `train_one(config, out, resume)` trains one of them, and returns its exit status.
     """
-    out = out or Path("runs") / f"{Path(config.data).stem}-{config.preset}-seeds"
     folders = {seed: out / f"seed-{seed}" for seed in range(config.seed, config.seed + count)}
     old = [path for path in out.glob("*") if path.name[0] != "."]
     if old and not (overwrite or resume):

@@ -59,20 +59,21 @@ class Args(Replacing, OnDevices):
             raise ConfigError("--seeds does not go with --distributed")
 
 
-def default_out(data: str, preset: str) -> Path:
-    """The run directory, unless another is given."""
-    return Path("runs") / f"{Path(data).stem}-{preset}"
+def default_out(data: str, kind: str) -> Path:
+    """The run directory, unless another is given; `kind` is the preset, or of several runs."""
+    return Path("runs") / f"{Path(data).stem}-{kind}"
 
 
 def parse(argv: list[str]) -> Args:
-    """Read the command line; what it leaves out is the preset's, or the run's to resume."""
+    """Read the command line; what it leaves out is the preset's, or that of a run to resume."""
 
     def value(flag: str) -> str | None:
         words = [part for word in argv for part in word.split("=", 1)]
         return words[words.index(flag) + 1] if flag in words[:-1] else None
 
     base = PRESETS.get(value("--preset") or "", PRESETS["fast"])
-    if "--resume" in argv:
+    # Of several seeds each run has settings of its own, found anew from what the command gives.
+    if "--resume" in argv and value("--seeds") is None:
         out = value("--out") or default_out(value("--data") or base.data, base.preset)
         base = Run.load(out).config
     return parse_args(Args, args=argv, description=__doc__, default=Args(config=base))
@@ -119,11 +120,12 @@ def main(argv: list[str] | None = None, make_session: Callable[..., Session] = S
     def train(config: Config, out: Path, resume: bool) -> int:
         return train_one(args, config, data, out, devices, resume=resume, make_session=make_session)
 
-    if args.seeds is not None:
-        again = {"resume": args.resume, "overwrite": args.overwrite}
-        return seeds.train(args.config, args.seeds, args.out, train, **again)
-    out = args.out or default_out(args.config.data, args.config.preset)
-    return train(args.config, out, args.resume)
+    kind = args.config.preset if args.seeds is None else f"{args.config.preset}-seeds"
+    out = args.out or default_out(args.config.data, kind)
+    if args.seeds is None:
+        return train(args.config, out, args.resume)
+    again = {"resume": args.resume, "overwrite": args.overwrite}
+    return seeds.train(args.config, args.seeds, out, train, **again)
 
 
 def train_one(
