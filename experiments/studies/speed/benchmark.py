@@ -32,7 +32,7 @@ from studies.speed import costs, default
 from studies.workloads import Timing, alternate
 
 SAMPLES, SAMPLE_STEPS = 10_000, 1000
-REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference.json"
+REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "evidence" / "reference.json"
 REFERENCE_EPOCHS = 1000
 
 

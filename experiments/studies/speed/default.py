@@ -4,6 +4,7 @@ python experiments/benchmark.py prints both; `--against FOLDER` times the comman
 checkout beside this one's, in turn.
 """
 
+import os
 import re
 import statistics
 import subprocess
@@ -73,6 +74,8 @@ def command(
                 done = subprocess.run(
                     [*script, "--out", f"{out}/run", *arguments],
                     cwd=folder,
+                    # Its own library, whichever of the checkouts is the installed one.
+                    env={**os.environ, "PYTHONPATH": str(folder)},
                     capture_output=True,
                     check=True,
                     text=True,
