@@ -1,9 +1,14 @@
 """Several seeds, one run after another, for `train --seeds`: quality with its spread."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean, stdev
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from ddpm_jax import files
 from ddpm_jax.config import Config
@@ -31,14 +36,44 @@ def train(
             f"{out} holds {old[0].name}: pass --resume to go on with it, --overwrite to replace "
             "it, or another --out"
         )
-    for seed, folder in folders.items():
-        print(f"seed {seed}:", end=" ", flush=True)
-        begun = resume and (folder / directory.CONFIG).exists()
-        if status := train_one(config.replace(seed=seed), folder, begun):
-            return status
+    with compiled_once():
+        for seed, folder in folders.items():
+            print(f"seed {seed}:", end=" ", flush=True)
+            begun = resume and (folder / directory.CONFIG).exists()
+            if status := train_one(config.replace(seed=seed), folder, begun):
+                return status
     write_table(out, list(folders.values()))
     print(f"everything is in {out}/; every seed's folder is a run to sample from")
     return 0
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """What the first seed compiles, the others take from a temporary compilation cache.
+
+    A cache that the user has set serves them as well, and stays as it is.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "jax_compilation_cache_dir": folder,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        before = {name: getattr(jax.config, name) for name in settings}
+
+        def choose(values: dict) -> None:
+            for name, value in values.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()  # JAX looks at the settings once
+
+        choose(settings)
+        try:
+            yield
+        finally:
+            choose(before)
 
 
 def write_table(out: Path, folders: list[Path]) -> None:

@@ -8,6 +8,7 @@ works in chunks of steps, each one compiled program; between two of them it can 
 what `checkpoint` returned then goes on to the same bits.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from ddpm_jax.diffusion.schedules import Schedule
 from ddpm_jax.errors import InputError
 from ddpm_jax.training import sparse, steps, validation
 from ddpm_jax.training.steps import Apply, Params, TrainState
-from ddpm_jax.training.validation import Best
+from ddpm_jax.training.validation import Best, Validation
 
 MAX_BAD_STEPS = 5
 """As many steps in a row may be skipped, their loss or gradient not being finite."""
@@ -93,6 +94,11 @@ class Task:
         return per_pass * (self.settings.passes or 1)
 
 
+def _as_key(data: Array, like: Key[Array, ""]) -> Key[Array, ""]:
+    """The key of these words, of the kind of `like`."""
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
+
+
 @dataclass
 class Trainer:
     """The state of a training run, and the loop that carries it forward; see the module."""
@@ -132,9 +138,13 @@ class Trainer:
             self.shown = self.data if self.shown is None else self.shown
             self._everywhere = parallel.replicate(mesh, self.data)
 
-        def order(epoch: Array) -> Array:
+        # Keys and held-out rows are arguments of the programs, not constants in them: programs of
+        # another seed are the same, and one that a compilation cache has serves them all.
+        self._keys = {name: np.asarray(jax.random.key_data(key)) for name, key in task.keys.items()}
+
+        def order(key: Array, epoch: Array) -> Array:
             return steps.epoch_order(
-                task.keys["order"],
+                _as_key(key, task.keys["order"]),
                 epoch,
                 task.num_points,
                 chosen.batch_size,  # pyright: ignore[reportArgumentType]
@@ -149,28 +159,34 @@ class Trainer:
         table = task.table
         if table is not None and mesh.size > 1:
             table = table._replace(everywhere=everywhere)
-        train = task.bound(steps.train_points, table)
+
+        def train(state: TrainState, key: Array, x0: Array) -> tuple[TrainState, Array]:
+            noise = {"noise": _as_key(key, task.keys["noise"])}
+            keyed = dataclasses.replace(task, keys=task.keys | noise)
+            return keyed.bound(steps.train_points, table)(state, x0)
+
         if callable(self.data):
             self._train = steps.make_trainer(
-                train, in_shardings=(everywhere, shared), out_shardings=everywhere
+                train, in_shardings=(everywhere, everywhere, shared), out_shardings=everywhere
             )
         else:
             self._train = steps.make_trainer(
-                lambda state, data, rows: train(state, data[rows]),
-                in_shardings=(everywhere, everywhere, shared),
+                lambda state, key, data, rows: train(state, key, data[rows]),
+                in_shardings=(everywhere, everywhere, everywhere, shared),
                 out_shardings=everywhere,
             )
         if self.held_out is not None:
             rows = jax.numpy.asarray(self.held_out)
-            drawn = validation.draw_validation(
+            self._drawn = validation.draw_validation(
                 task.keys["validation"],
                 rows,
                 task.schedule.num_steps,
                 conditions=sum(task.conditions),
             )
-            self._drawn = drawn
 
-            def check(best: Best, params: Params, step: Array) -> tuple[Best, Array, Array]:
+            def check(
+                drawn: Validation, best: Best, params: Params, step: Array
+            ) -> tuple[Best, Array, Array]:
                 denoise = functools.partial(task.apply, params)
                 loss, error = validation.held_out_loss(
                     task.schedule, denoise, drawn, missing=task.missing
@@ -265,7 +281,8 @@ class Trainer:
             return {}
         began = time.perf_counter()
         params = parallel.local(steps.sampling_params(self.state))
-        self.best, loss, error = self._check(self.best, params, jax.numpy.asarray(self.step))
+        step = jax.numpy.asarray(self.step)
+        self.best, loss, error = self._check(self._drawn, self.best, params, step)
         if self.memoriser is None and not self.task.conditions and not self.task.missing:
             self.memoriser = self._memorisers_loss()
         taken = time.perf_counter() - began
@@ -281,13 +298,13 @@ class Trainer:
         data = data[:: -(-data.size // IDEAL_VALUES)]
         count = max(MEMORISER_PAIRS // len(data), 1)
         x0, t, eps, given = self._drawn
-        some = validation.Validation(x0[:count], t[:1, :count], eps[:1, :count], given)
+        some = Validation(x0[:count], t[:1, :count], eps[:1, :count], given)
         mark = jax.jit(functools.partial(validation.memorisers_loss, self.task.schedule))
         return float(mark(data, some))
 
     def _train_epoch(self, epoch: int) -> bool:
         """Run what is left of the epoch in chunks; False if it was stopped before its end."""
-        rows = self._order(epoch)
+        rows = self._order(self._keys["order"], epoch)
         for start, end in self._chunks(self.step - epoch * self.task.steps_per_epoch):
             if self.stop():
                 return False
@@ -305,7 +322,7 @@ class Trainer:
     def _train_rows(self, rows: Array) -> tuple[TrainState, Array]:
         """A step over each batch of rows of the data, wherever they are kept."""
         if not callable(self.data):
-            return self._train(self.state, self._everywhere, rows)
+            return self._train(self.state, self._keys["noise"], self._everywhere, rows)
         wanted, read_rows = np.asarray(parallel.local(rows)), self.data
 
         def read(part: Any) -> np.ndarray:
@@ -314,7 +331,8 @@ class Trainer:
         # Read for each of this process's devices its own part of the batches, and no other.
         shape = (*rows.shape, self.task.dim)
         shared = parallel.sharding(self.mesh, None, "data")
-        return self._train(self.state, jax.make_array_from_callback(shape, shared, read))
+        x0 = jax.make_array_from_callback(shape, shared, read)
+        return self._train(self.state, self._keys["noise"], x0)
 
     def _halt_if_diverged(self, losses: np.ndarray, epoch: int) -> None:
         for bad in np.isnan(losses):
