@@ -53,7 +53,7 @@ def compiled_once() -> Iterator[None]:
 
     A cache that the user has set serves them as well, and stays as it is.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.read("jax_compilation_cache_dir"):
         yield
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def compiled_once() -> Iterator[None]:
             "jax_persistent_cache_min_compile_time_secs": 0.0,
             "jax_persistent_cache_min_entry_size_bytes": -1,
         }
-        before = {name: getattr(jax.config, name) for name in settings}
+        before = {name: jax.config.read(name) for name in settings}
 
         def choose(values: dict) -> None:
             for name, value in values.items():

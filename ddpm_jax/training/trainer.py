@@ -177,12 +177,14 @@ class Trainer:
             )
         if self.held_out is not None:
             rows = jax.numpy.asarray(self.held_out)
-            self._drawn = validation.draw_validation(
-                task.keys["validation"],
-                rows,
-                task.schedule.num_steps,
+            draw = functools.partial(
+                validation.draw_validation,
+                num_times=task.schedule.num_steps,
                 conditions=sum(task.conditions),
             )
+            # Run once, it need not be fast; op by op it would be a dozen programs to compile.
+            once = {"xla_backend_optimization_level": 1}
+            self._drawn = jax.jit(draw, compiler_options=once)(task.keys["validation"], rows)
 
             def check(
                 drawn: Validation, best: Best, params: Params, step: Array
@@ -194,7 +196,9 @@ class Trainer:
                 return validation.better_of(best, loss, step, params), loss, error
 
             self._check = jax.jit(check)
-            self.best = validation.start(parallel.local(steps.sampling_params(self.state)))
+            best = validation.start(parallel.local(steps.sampling_params(self.state)))
+            # Committed to its device, as every check returns it: else the second would compile anew.
+            self.best = jax.device_put(best, jax.local_devices()[0])
 
     @property
     def step(self) -> int:

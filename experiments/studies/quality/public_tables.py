@@ -168,6 +168,9 @@ def forest_diffusion(rows: Any, number: int, seed: int) -> Any:
             n_jobs=1,
             seed=seed,
         )
+        # It rounds in place what pandas 3 gives it as read-only.
+        clip = forest.clip_extremes
+        forest.clip_extremes = lambda x: clip(np.array(x))
         drawn = pd.DataFrame(forest.generate(batch_size=number), columns=names).astype(float)
     for name in names:
         if is_word(rows[name]):
