@@ -53,16 +53,16 @@ def compiled_once() -> Iterator[None]:
 
     A cache that the user has set serves them as well, and stays as it is.
     """
-    if jax.config.read("jax_compilation_cache_dir"):
-        yield
-        return
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "jax_compilation_cache_dir": folder,
             "jax_persistent_cache_min_compile_time_secs": 0.0,
             "jax_persistent_cache_min_entry_size_bytes": -1,
         }
-        before = {name: jax.config.read(name) for name in settings}
+        before = {name: getattr(jax.config, name) for name in settings}
+        if before["jax_compilation_cache_dir"]:
+            yield
+            return
 
         def choose(values: dict) -> None:
             for name, value in values.items():

@@ -197,7 +197,7 @@ class Trainer:
 
             self._check = jax.jit(check)
             best = validation.start(parallel.local(steps.sampling_params(self.state)))
-            # Committed to its device, as every check returns it: else the second would compile anew.
+            # Committed to its device, as each check returns it: else the second would compile anew.
             self.best = jax.device_put(best, jax.local_devices()[0])
 
     @property
