@@ -81,6 +81,15 @@ def copy_mathjax(app, error) -> None:
             shutil.copy(path, Path(app.outdir) / "_static" / "tex-svg.js")
 
 
+def own_module(app, module: str, name: str) -> str | None:
+    """Where the source of an object is shown: where it is documented, but for the front door's.
+
+    Sphinx would follow an alias such as `Row = dict` to Python's own module, which has no page.
+    """
+    return None if module == "ddpm_jax" else module
+
+
 def setup(app) -> None:
     """Sphinx calls this."""
     app.connect("build-finished", copy_mathjax)
+    app.connect("viewcode-follow-imported", own_module)
