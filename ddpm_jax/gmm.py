@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import KDTree
 from scipy.special import softmax
 
 if TYPE_CHECKING:
@@ -109,12 +110,12 @@ def with_conditions(
 
     It is fitted to rows and conditions together, so that words that tell rows apart have components
     of their own, and within a component they are taken for independent. `given` has NaN where
-    unknown; `widths` are its numbers of columns for each condition. Returns beside the mixture of
-    the rows a, b and q [C, K] of log p(c | k) = Σ_j a_j + b_j c_j + q_j c_j², over entries that are
-    known: a Gaussian's of a number, and of a word, whose codes are ±1/2, the logarithms of its
-    levels' shares.
+    unknown: the fit then takes what the nearest row has, and p(c | k) does without. `widths` are
+    its numbers of columns for each condition. Returns beside the mixture of the rows a, b and q
+    [C, K] of log p(c | k) = Σ_j a_j + b_j c_j + q_j c_j², over entries that are known: a Gaussian's
+    of a number, and of a word, whose codes are ±1/2, the logarithms of its levels' shares.
     """
-    codes = np.nan_to_num(np.asarray(given, np.float64))
+    codes = _borrowed(rows, np.asarray(given, np.float64), widths)
     dim, both = rows.shape[1], np.concatenate([rows, codes], axis=1)
     joint = least_bic(both, seed, counts)
     share = _responsibilities(joint, both)
@@ -128,6 +129,24 @@ def with_conditions(
         joint.weights, joint.means[:, :dim], joint.covariances[:, :dim, :dim], joint.kind
     )
     return marginal, np.concatenate(told, axis=1)
+
+
+def _borrowed(
+    rows: Float[np.ndarray, "N D"], given: Float[np.ndarray, "N C"], widths: Sequence[int]
+) -> Float[np.ndarray, "N C"]:
+    """What is given, and where it is unknown, what the nearest row that knows it has.
+
+    A code between all words would set such rows apart, in a component that any word may choose.
+    """
+    filled, start = given.copy(), 0
+    for width in widths:
+        part = slice(start, start + width)
+        known = ~np.isnan(given[:, start])
+        if known.any() and not known.all():
+            nearest = KDTree(rows[known]).query(rows[~known])[1]
+            filled[~known, part] = given[known, part][nearest]
+        start += width
+    return np.nan_to_num(filled)
 
 
 def completed(

@@ -76,6 +76,19 @@ def test_a_seed_decides_which_rows_are_used_and_repeats(rng, monkeypatch):
     assert not np.array_equal(one.means, other.means)
 
 
+def test_rows_of_unknown_word_are_not_drawn_for_every_word(rng):
+    """Kind a is N(0, 1), kind b N(10, 1), and ten rows at 0 do not say of which kind they are."""
+    word = np.repeat([False, True], 60)
+    rows = (10 * word + rng.normal(size=120))[:, None]
+    given = np.where(word, 0.5, -0.5)[:, None]
+    given[:10] = np.nan
+    found, (a, b, _) = gmm.with_conditions(rows, given, (1,), counts=(1, 2, 3, 4))
+    weights = found.weights * np.exp(a[0] + b[0] / 2)  # given b
+    at_0 = found.means[:, 0] < 5
+    # Ten rows of 130 in a component of their own, of either kind, would be 8 % of all b.
+    assert weights[at_0].sum() / weights.sum() < 0.01
+
+
 def test_conditions_choose_the_components(rng):
     """Kind b is N(8, 1), kind a N(0, 1); the number that goes with them has means -1 and 1."""
     word = rng.permutation(400) < 100

@@ -3,9 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from scipy.spatial import KDTree
 
+import ddpm_jax
+from ddpm_jax.figures import plotting
 from ddpm_jax.points.toys import toy
 from ddpm_jax.quality import metrics
 from ddpm_jax.quality.evaluation import Evaluation, evaluate
@@ -43,9 +47,38 @@ class Copies(Study):
     splits: int = 5
     """Draws of rows, each with its own held-out tenth."""
 
+    def figures(self) -> list[Path]:
+        """Samples of a run that copies beside those of one that does not."""
+        return [self.images / "copies.png"]
+
     def __call__(self) -> list[Row]:
         """One row a metric."""
+        draw_both(self.figures()[0])
         return [row for name in self.laws for row in copy_test(name, self.splits)]
+
+
+BY_HEART = {"tables": (32, 64, 128, 256), "width": 64, "base": "none", "sigmoid_k": 12.0}
+"""What learns 300 rows by heart in 5000 steps: the recipe of a drawing, with nothing held out."""
+
+
+def draw_both(path: Path, count: int = 300) -> None:
+    """Moons by heart, by the default, and afresh; each with how near its points are to the rows."""
+    rows, fresh = np.split(toy("moons", 0, n=2 * count), 2)
+    by_heart = ddpm_jax.fit(rows, hold_out=0.0, steps=5000, progress=False, **BY_HEART)
+    default = ddpm_jax.fit(rows, progress=False)
+    tree = KDTree(rows)
+    usual = np.median(tree.query(fresh)[0])
+
+    def entitled(title: str, points: np.ndarray) -> tuple[str, np.ndarray]:
+        near = np.median(tree.query(points)[0]) / usual
+        return f"{title}: nearest {near:.2f}", points
+
+    stages = [
+        entitled("learnt by heart", by_heart.sample(count, seed=1)),
+        entitled("the default", default.sample(count, seed=1)),
+        entitled("fresh points", fresh),
+    ]
+    plotting.montage(path, rows, stages)
 
 
 def copy_test(name: str, splits: int, without: tuple[str, ...] = ()) -> list[Row]:
