@@ -35,7 +35,7 @@ from ddpm_jax.runs import checkpoints
 from ddpm_jax.runs.directory import CHECKPOINTS, CONFIG, refuse_links
 from ddpm_jax.training import recipe, sparse, steps, validation
 from ddpm_jax.training.steps import Apply, Params, TrainState
-from ddpm_jax.training.trainer import Task
+from ddpm_jax.training.trainer import Task, as_checkpoint
 
 FORMAT = 2
 MAX_TABLE_TIMES = 2**14
@@ -400,11 +400,11 @@ class Run:
         """What a checkpoint of this run is like: shapes and dtypes, no numbers."""
         state = jax.eval_shape(self.init_state, seed_key(0))
         losses = jax.ShapeDtypeStruct((self.steps_per_epoch,), jnp.float32)
-        like = {"train": state, "losses": losses}
+        best = None
         if self.config.training.hold_out:
-            best = lambda train: validation.start(steps.sampling_params(train))  # noqa: E731
-            like["best"] = jax.eval_shape(best, state)
-        return like
+            first = lambda train: validation.start(steps.sampling_params(train))  # noqa: E731
+            best = jax.eval_shape(first, state)
+        return as_checkpoint(state, losses, best)
 
     def check_params(self, params: Params, where: Path) -> None:
         """Raise CheckpointError, with the leaf, for parameters of another network."""

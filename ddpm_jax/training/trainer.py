@@ -99,6 +99,12 @@ def _as_key(data: Array, like: Key[Array, ""]) -> Key[Array, ""]:
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
+def as_checkpoint(state: Any, losses: Any, best: Any = None) -> dict[str, Any]:
+    """The one place that says what a checkpoint holds; or what it is like, of shapes and dtypes."""
+    whole = {"train": state, "losses": losses}
+    return whole if best is None else whole | {"best": best}
+
+
 @dataclass
 class Trainer:
     """The state of a training run, and the loop that carries it forward; see the module."""
@@ -256,8 +262,7 @@ class Trainer:
     def checkpoint(self) -> dict[str, Any]:
         """All that training goes on from, as a pytree of finite arrays."""
         # No loss is negative: -1 stands for the NaN of a skipped step.
-        whole = {"train": self.state, "losses": np.nan_to_num(self.losses, nan=-1.0)}
-        return whole if self.best is None else whole | {"best": self.best}
+        return as_checkpoint(self.state, np.nan_to_num(self.losses, nan=-1.0), self.best)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Go back to what `checkpoint` once returned."""
