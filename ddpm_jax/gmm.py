@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
-from scipy.spatial import KDTree
+from jaxtyping import Bool, Float
 from scipy.special import softmax
 
 if TYPE_CHECKING:
@@ -115,16 +114,13 @@ def with_conditions(
     [C, K] of log p(c | k) = Σ_j a_j + b_j c_j + q_j c_j², over entries that are known: a Gaussian's
     of a number, and of a word, whose codes are ±1/2, the logarithms of its levels' shares.
     """
-    codes = _borrowed(rows, np.asarray(given, np.float64), widths)
-    dim, both = rows.shape[1], np.concatenate([rows, codes], axis=1)
+    parts = np.split(np.asarray(given, np.float64), np.cumsum(widths)[:-1], axis=1)
+    known = [~np.isnan(part[:, 0]) for part in parts]
+    codes = [_borrowed(rows, part, its) for part, its in zip(parts, known, strict=True)]
+    dim, both = rows.shape[1], np.concatenate([rows, *codes], axis=1)
     joint = least_bic(both, seed, counts)
     share = _responsibilities(joint, both)
-    told, start = [], 0
-    for width in widths:
-        part = np.asarray(given[:, start : start + width], np.float64)
-        known = ~np.isnan(part[:, 0])
-        told.append(_log_conditions(part[known], share[known]))
-        start += width
+    told = [_log_conditions(part[its], share[its]) for part, its in zip(parts, known, strict=True)]
     marginal = Gaussians(
         joint.weights, joint.means[:, :dim], joint.covariances[:, :dim, :dim], joint.kind
     )
@@ -132,21 +128,19 @@ def with_conditions(
 
 
 def _borrowed(
-    rows: Float[np.ndarray, "N D"], given: Float[np.ndarray, "N C"], widths: Sequence[int]
-) -> Float[np.ndarray, "N C"]:
-    """What is given, and where it is unknown, what the nearest row that knows it has.
+    rows: Float[np.ndarray, "N D"], part: Float[np.ndarray, "N width"], known: Bool[np.ndarray, "N"]
+) -> Float[np.ndarray, "N width"]:
+    """One condition, and where it is unknown, that of the nearest row that knows it.
 
     A code between all words would set such rows apart, in a component that any word may choose.
     """
-    filled, start = given.copy(), 0
-    for width in widths:
-        part = slice(start, start + width)
-        known = ~np.isnan(given[:, start])
-        if known.any() and not known.all():
-            nearest = KDTree(rows[known]).query(rows[~known])[1]
-            filled[~known, part] = given[known, part][nearest]
-        start += width
-    return np.nan_to_num(filled)
+    if known.all() or not known.any():
+        return np.nan_to_num(part)
+    from scipy.spatial import KDTree  # which few need
+
+    filled = part.copy()
+    filled[~known] = part[known][KDTree(rows[known]).query(rows[~known])[1]]
+    return filled
 
 
 def completed(

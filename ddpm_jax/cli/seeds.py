@@ -15,6 +15,8 @@ from ddpm_jax.config import Config
 from ddpm_jax.errors import InputError
 from ddpm_jax.runs import directory
 
+CACHE = "jax_compilation_cache_dir"
+
 
 def train(
     config: Config,
@@ -53,23 +55,22 @@ def compiled_once() -> Iterator[None]:
 
     A cache that the user has set serves them as well, and stays as it is.
     """
+    everything = {
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in (CACHE, *everything)}
+    if before[CACHE]:
+        yield
+        return
+
+    def choose(settings: dict) -> None:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX looks at the settings once
+
     with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "jax_compilation_cache_dir": folder,
-            "jax_persistent_cache_min_compile_time_secs": 0.0,
-            "jax_persistent_cache_min_entry_size_bytes": -1,
-        }
-        before = {name: getattr(jax.config, name) for name in settings}
-        if before["jax_compilation_cache_dir"]:
-            yield
-            return
-
-        def choose(values: dict) -> None:
-            for name, value in values.items():
-                jax.config.update(name, value)
-            compilation_cache.reset_cache()  # JAX looks at the settings once
-
-        choose(settings)
+        choose({CACHE: folder} | everything)
         try:
             yield
         finally:

@@ -390,10 +390,8 @@ class Run:
 
     def first_state(self, base: Mixture | None = None) -> TrainState:
         """The state before the first step, made by one compiled program."""
-        # Op by op it would compile for seconds; it runs once, so that most of the compiler's passes
-        # would cost more than they gain. The bits are the same.
-        fast_to_compile = {"xla_backend_optimization_level": 1}
-        init = jax.jit(self.init_state, compiler_options=fast_to_compile)
+        # Op by op it would compile for seconds. The bits are the same.
+        init = jax.jit(self.init_state, compiler_options=steps.FAST_TO_COMPILE)
         return init(self.keys()["init"], base)
 
     def checkpoint_like(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from ddpm_jax.training.conditions import drop_conditions
 Params = PyTree[Array]
 Apply = Callable[..., Any]
 """`apply(params, x, t)`, or `apply(params, x, t, given)` where there are conditions."""
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}
+"""For a program that runs once: most of the compiler's passes would cost more than they gain."""
 
 
 class TrainState(NamedTuple):

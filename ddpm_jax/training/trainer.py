@@ -8,7 +8,6 @@ works in chunks of steps, each one compiled program; between two of them it can 
 what `checkpoint` returned then goes on to the same bits.
 """
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -70,12 +69,15 @@ class Task:
     """The learned tables, where the network has some."""
 
     def bound(
-        self, train: Callable[..., tuple[TrainState, Array]], table: sparse.Table | None
+        self,
+        train: Callable[..., tuple[TrainState, Array]],
+        key: Key[Array, ""],
+        table: sparse.Table | None,
     ) -> Callable[..., tuple[TrainState, Array]]:
-        """`steps.train_points` or `train_epoch` with all of this bound, and the table if any."""
+        """`steps.train_points` or `train_epoch` with all of this bound, and the noise's key."""
         return functools.partial(
             train,
-            self.keys["noise"],
+            key,
             self.apply,
             self.optimizer,
             self.schedule,
@@ -92,11 +94,6 @@ class Task:
         """Whole batches in the data, once a pass; the rest of a pass's points is dropped."""
         per_pass = self.num_points // self.settings.batch_size  # pyright: ignore[reportOperatorIssue]
         return per_pass * (self.settings.passes or 1)
-
-
-def _as_key(data: Array, like: Key[Array, ""]) -> Key[Array, ""]:
-    """The key of these words, of the kind of `like`."""
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
 def as_checkpoint(state: Any, losses: Any, best: Any = None) -> dict[str, Any]:
@@ -146,11 +143,15 @@ class Trainer:
 
         # Keys and held-out rows are arguments of the programs, not constants in them: programs of
         # another seed are the same, and one that a compilation cache has serves them all.
+        # As plain words, which several processes pass alike.
         self._keys = {name: np.asarray(jax.random.key_data(key)) for name, key in task.keys.items()}
+        as_key = functools.partial(
+            jax.random.wrap_key_data, impl=jax.random.key_impl(task.keys["noise"])
+        )
 
         def order(key: Array, epoch: Array) -> Array:
             return steps.epoch_order(
-                _as_key(key, task.keys["order"]),
+                as_key(key),
                 epoch,
                 task.num_points,
                 chosen.batch_size,  # pyright: ignore[reportArgumentType]
@@ -167,9 +168,7 @@ class Trainer:
             table = table._replace(everywhere=everywhere)
 
         def train(state: TrainState, key: Array, x0: Array) -> tuple[TrainState, Array]:
-            noise = {"noise": _as_key(key, task.keys["noise"])}
-            keyed = dataclasses.replace(task, keys=task.keys | noise)
-            return keyed.bound(steps.train_points, table)(state, x0)
+            return task.bound(steps.train_points, as_key(key), table)(state, x0)
 
         if callable(self.data):
             self._train = steps.make_trainer(
@@ -188,9 +187,9 @@ class Trainer:
                 num_times=task.schedule.num_steps,
                 conditions=sum(task.conditions),
             )
-            # Run once, it need not be fast; op by op it would be a dozen programs to compile.
-            once = {"xla_backend_optimization_level": 1}
-            self._drawn = jax.jit(draw, compiler_options=once)(task.keys["validation"], rows)
+            # Op by op it would be a dozen programs to compile.
+            run_once = jax.jit(draw, compiler_options=steps.FAST_TO_COMPILE)
+            self._drawn = run_once(task.keys["validation"], rows)
 
             def check(
                 drawn: Validation, best: Best, params: Params, step: Array
@@ -204,7 +203,7 @@ class Trainer:
             self._check = jax.jit(check)
             best = validation.start(parallel.local(steps.sampling_params(self.state)))
             # Committed to its device, as each check returns it: else the second would compile anew.
-            self.best = jax.device_put(best, jax.local_devices()[0])
+            self.best = jax.device_put(best, mesh.local_devices[0])
 
     @property
     def step(self) -> int:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import KDTree
 
 import ddpm_jax
 from ddpm_jax.figures import plotting
 from ddpm_jax.points.toys import toy
 from ddpm_jax.quality import metrics
+from ddpm_jax.quality.copying import copying
 from ddpm_jax.quality.evaluation import Evaluation, evaluate
 from studies.quality.fit import Over, Row, Study, say
 from studies.quality.held_out import synthetic
@@ -58,27 +58,23 @@ class Copies(Study):
 
 
 BY_HEART = {"tables": (32, 64, 128, 256), "width": 64, "base": "none", "sigmoid_k": 12.0}
-"""What learns 300 rows by heart in 5000 steps: the recipe of a drawing, with nothing held out."""
+"""What learns 300 rows by heart in 5000 steps: the recipe of a drawing."""
 
 
 def draw_both(path: Path, count: int = 300) -> None:
     """Moons by heart, by the default, and afresh; each with how near its points are to the rows."""
     rows, fresh = np.split(toy("moons", 0, n=2 * count), 2)
-    by_heart = ddpm_jax.fit(rows, hold_out=0.0, steps=5000, progress=False, **BY_HEART)
+    by_heart = ddpm_jax.fit(rows, steps=5000, progress=False, **BY_HEART)
     default = ddpm_jax.fit(rows, progress=False)
-    tree = KDTree(rows)
-    usual = np.median(tree.query(fresh)[0])
-
-    def entitled(title: str, points: np.ndarray) -> tuple[str, np.ndarray]:
-        near = np.median(tree.query(points)[0]) / usual
-        return f"{title}: nearest {near:.2f}", points
-
-    stages = [
-        entitled("learnt by heart", by_heart.sample(count, seed=1)),
-        entitled("the default", default.sample(count, seed=1)),
-        entitled("fresh points", fresh),
-    ]
-    plotting.montage(path, rows, stages)
+    stages = {
+        "learnt by heart": by_heart.sample(count, seed=1),
+        "the default": default.sample(count, seed=1),
+        "fresh points": fresh,
+    }
+    found = {title: copying(points, rows, fresh) for title, points in stages.items()}
+    nearest = {title: of.distance / of.unseen_distance for title, of in found.items()}
+    entitled = [(f"{t}: nearest {nearest[t]:.2f}", points) for t, points in stages.items()]
+    plotting.montage(path, rows, entitled)
 
 
 def copy_test(name: str, splits: int, without: tuple[str, ...] = ()) -> list[Row]:

@@ -33,7 +33,7 @@ def training(data: np.ndarray, by_rows: bool) -> tuple[Workload, int]:
     points = jnp.asarray(run.scaler.apply(data), jnp.float32)
     rows = steps.epoch_order(task.keys["order"], 0, task.num_points, run.batch_size)
     table = task.table if by_rows else None
-    train = steps.make_trainer(task.bound(steps.train_epoch, table))
+    train = steps.make_trainer(task.bound(steps.train_epoch, task.keys["noise"], table))
     params = run.first_state().params
     state = steps.init_state(params, task.optimizer, ema=task.settings.ema_decay > 0, table=by_rows)
     box = [state]
