@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64
 from ddpm_jax.errors import ConfigError, DataError
 from ddpm_jax.points import kinds
 from ddpm_jax.points.kinds import Kind, Number, Periodic, Word
-from ddpm_jax.points.lattice import MAX_DECIMALS, Lattice
+from ddpm_jax.points.lattice import MAX_DECIMALS, MAX_VALUES, Lattice, Values
 from ddpm_jax.points.mapped import MappedPoints
 from ddpm_jax.points.reading import Reading
 from ddpm_jax.points.scaler import Scaler
@@ -297,11 +297,26 @@ def _kind(values: Any, where: str) -> Kind:
         warp,
         tuple((float(a), float(b), float(c)) for a, b, c in masses),
         (float(edges[0]), float(edges[1])),
-        _lattice(values, where),
+        _values(values, where) or _lattice(values, where),
         unit,
         kind,
         number(values, "reach"),
     )
+
+
+def _values(values: dict[str, Any], where: str) -> Values | None:
+    found = values.get("lattice")
+    if not isinstance(found, dict) or "values" not in found:
+        return None
+    seen = found["values"]
+    _require(
+        isinstance(seen, list)
+        and 2 <= len(seen) <= MAX_VALUES
+        and all(type(v) is float and math.isfinite(v) for v in seen)
+        and all(a < b for a, b in pairwise(seen)),
+        f"{where}.lattice.values",
+    )
+    return Values(tuple(seen))
 
 
 def _lattice(values: dict[str, Any], where: str) -> Lattice | None:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 
 from ddpm_jax.errors import DataError
 from ddpm_jax.points import lattice, warps
-from ddpm_jax.points.lattice import Lattice
+from ddpm_jax.points.lattice import Lattice, Values
 from ddpm_jax.points.tables import is_missing
 from ddpm_jax.points.warps import Warp
 
@@ -30,7 +30,7 @@ class Number:
     - warp: w, the identity if None
     - masses: (value, z, share of the rows), values that many rows have exactly in a column of
       others, such as the zeros of rain; their z are beyond those of the others, by `GAP`
-    - lattice: the steps in which the numbers are written
+    - lattice: the steps in which the numbers are written, or the few values that there are
     - unit: of dates and times, which are counted since 1970: "D", "s", "ms", "us" or "ns"
 
     A constant column has scale 0: it becomes 0, and comes back exactly.
@@ -44,7 +44,7 @@ class Number:
     masses: tuple[tuple[float, float, float], ...] = ()
     edges: tuple[float, float] = (0.0, 0.0)
     """The least and the largest z of the numbers that are no masses."""
-    lattice: Lattice | None = None
+    lattice: Lattice | Values | None = None
     unit: str | None = None
     kind: str = "number"
     reach: float = 0.0
@@ -81,7 +81,7 @@ class Number:
             x = self.lattice.snap(x)
         for value, *_ in self.masses:
             # Near a bound the lattice's nearest point may be the bound, which is a mass apart.
-            if self.lattice is not None and value in (self.low, self.high):
+            if isinstance(self.lattice, Lattice) and value in (self.low, self.high):
                 inward = 1 if value == self.low else -1
                 x = np.where(x == value, self.lattice.move(x, inward), x)
         for (value, *_), (begin, end) in zip(self.masses, self._intervals(), strict=True):
@@ -120,8 +120,9 @@ class Number:
         if self.low == self.high and not self.masses:
             return f"always {self.low:.6g}"
         step = self.lattice
-        cells = 0 if step is None else (self.high - self.low) / step.step
-        if step is None or cells > 10**6:
+        if isinstance(step, Values):
+            what = f"numbers, {len(step.values)} different ones"
+        elif step is None or self.high - self.low > 10**6 * step.step:
             what = "numbers"
         elif step.step == 1:
             what = "whole numbers"
@@ -364,8 +365,8 @@ def _periodic(label: str, x: np.ndarray, told: str) -> Periodic:
 
 
 def _number(x: np.ndarray, unit: str | None) -> Number:
-    step = lattice.find(x)
     masses = _masses(x) if unit is None else {}
+    step = lattice.find(x) or (None if masses else lattice.recurring(x))
     bulk = x[~np.isin(x, list(masses))] if masses else x
     low = next((m for m in masses if m == x.min()), None)
     high = next((m for m in masses if m == x.max()), None)
@@ -382,7 +383,7 @@ def _warped(
     bulk: np.ndarray,
     warp: Warp | None,
     masses: dict[float, float],
-    step: Lattice | None,
+    step: Lattice | Values | None,
     unit: str | None,
 ) -> Number:
     u = bulk if warp is None else warp.apply(bulk)
@@ -432,7 +433,7 @@ def to_json(kind: Kind) -> dict[str, Any]:
     """The kind as JSON holds it."""
     found: dict[str, Any] = {}
     for name, value in vars(kind).items():
-        if isinstance(value, Warp | Lattice):
+        if isinstance(value, Warp | Lattice | Values):
             value = vars(value)
         found[name] = value
     return found

@@ -1,7 +1,8 @@
 """Lattices: the steps in which a column's numbers were written, and numbers put back on them.
 
 A number with two decimals lies on a lattice of step 0.01, a whole number on one of step 1, a
-picture's coordinates perhaps on one of 1/256. Samples that lie between its points tell.
+picture's coordinates perhaps on one of 1/256. Samples that lie between its points tell. Where there
+is none, but values recur, as in standardised columns, they are put back on those that were seen.
 """
 
 import math
@@ -15,6 +16,11 @@ CELLS = 2**32
 """A lattice has at most so many steps from end to end; finer ones are those of a format."""
 
 _CHANCE_BITS = 40
+
+MAX_VALUES = 100
+ROWS_A_VALUE = 5
+CLOSEST = 1e-5
+"""Of the values' range: float32, which the network works in, tells values so far apart."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,33 @@ class Lattice:
         """The points of the lattice that many steps above (below, if negative) those given."""
         k = np.rint((x * 10.0**self.decimals - self.origin) / self.stride) + steps
         return (self.origin + self.stride * k) / 10.0**self.decimals
+
+
+@dataclass(frozen=True)
+class Values:
+    """Numbers in no regular steps, ascending: the only ones that a column has."""
+
+    values: tuple[float, ...]
+
+    def snap(self, x: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        """The nearest of the values; NaN stays NaN."""
+        values = np.array(self.values)
+        nearest = values[np.searchsorted((values[1:] + values[:-1]) / 2, x)]
+        return np.where(np.isnan(x), x, nearest)
+
+
+def recurring(x: Float64[np.ndarray, " n"]) -> Values | None:
+    """The values of x, finite, where they are few; None where they are not.
+
+    Few are at most `MAX_VALUES`, each in `ROWS_A_VALUE` rows on average: measurements of a
+    continuous quantity do not recur so. No two may be closer than `CLOSEST`.
+    """
+    u = np.unique(x)
+    if not 2 <= len(u) <= min(MAX_VALUES, len(x) // ROWS_A_VALUE):
+        return None
+    if np.diff(u).min() < CLOSEST * (u[-1] - u[0]):
+        return None
+    return Values(tuple(u.tolist()))
 
 
 def find(x: Float64[np.ndarray, " n"]) -> Lattice | None:

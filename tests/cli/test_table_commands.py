@@ -175,3 +175,19 @@ def test_evaluate_measures_what_sample_writes(run_dir, tmp_path):
     done = command(tmp_path, "evaluate", *argv)
     assert done.status == 0, done.err
     assert "energy_distance" in done.out
+
+
+def test_few_values_are_written_with_all_of_their_digits(tmp_path):
+    values = [repr(x) for x in np.log([1.0, 2, 5, 10]).tolist()]
+    chosen = np.random.default_rng(0).choice(values, 90)
+    rows = [[*row[:1], x, *row[2:]] for row, x in zip(ROWS, chosen, strict=True)]
+    data = write(tmp_path / "doses.csv", rows)
+    done = command(tmp_path, "train", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert done.status == 0, done.err
+    assert "length [m]: numbers, 4 different ones, 0 to 2.30259" in done.out
+    argv = [tmp_path / "run", "--num-samples", 40, "--out", tmp_path / "more.csv"]
+    done = command(tmp_path, "sample", *argv)
+    assert done.status == 0, done.err
+    drawn = {row[1] for row in read(tmp_path / "more.csv")[1:]}
+    assert {float(x) for x in drawn} <= {float(x) for x in values}
+    assert len(drawn) > 1

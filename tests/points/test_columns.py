@@ -20,6 +20,7 @@ from ddpm_jax.points.scaler import Scaler
 
 N = 2000
 EXACT = ["steps", "whole", "rain", "price", "word", "many", "wet", "day", "time", "always", "hole"]
+EXACT += ["dose"]
 
 
 def frame(n=N):
@@ -47,6 +48,7 @@ def frame(n=N):
             "time": (start + rng.integers(0, 10**7, n).astype("timedelta64[s]")).astype("M8[us]"),
             "always": np.full(n, 0.1),
             "hole": pl.Series([None if k % 5 == 0 else k for k in rng.integers(0, 9, n).tolist()]),
+            "dose": np.log([1, 2, 5, 10])[rng.integers(0, 4, n)],
         }
     )
 
@@ -96,6 +98,15 @@ def test_masses_come_back_as_often_and_nothing_in_between():
     assert (back["sentinel"].filter(at) == -999).all()
     assert back["price"].min() > 0
     assert back["tail"].min() > 0.9
+
+
+def test_numbers_of_few_values_come_back_as_these_unless_told():
+    rng = np.random.default_rng(1)
+    # Neighbours are 0.39 apart: half of that is six standard deviations of the noise.
+    z = COLUMNS.encode(FRAME) + rng.normal(scale=0.03, size=(N, COLUMNS.dim)).astype(np.float32)
+    assert_frame_equal(COLUMNS.decode(z).to_data()[["dose"]], FRAME[["dose"]], check_exact=True)
+    real = Columns.fit(FRAME[["dose"]], {"dose": "real"})
+    assert real.decode(z[:, -1:]).to_data()["dose"].n_unique() == N
 
 
 def test_jacobian_is_the_numerical_one():
@@ -243,6 +254,10 @@ def test_json_there_and_back():
         (lambda v: v["kinds"][6]["warp"].update(kind="x"), r"columns.kinds\[6\].warp"),
         (lambda v: v["kinds"][10].update(levels=["a", "a"]), r"columns.kinds\[10\].levels"),
         (lambda v: v.update(origin=3), "columns.origin"),
+        *[
+            (lambda v, bad=bad: v["kinds"][-1]["lattice"].update(values=bad), "lattice.values")
+            for bad in ([0.5], [1.0, 0.5], [0.5, 0.5], [0.5, None], [0.5, 1], 3, list(range(101)))
+        ],
     ],
 )
 def test_json_that_is_wrong_is_refused_by_field(change, field):
@@ -269,6 +284,7 @@ def test_lines_say_what_was_understood():
         "always: always 0.1",
         "hole: whole numbers, 1 to 8, ",
         "% missing",
+        "dose: numbers, 4 different ones, 0 to 2.30259",
         "sentinel: -999 is far from all others, and read as a number: --missing -999 takes it as",
     ):
         assert part in text, part

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ddpm_jax.points.lattice import Lattice, find
+from ddpm_jax.points.lattice import Lattice, Values, find, recurring
 
 
 @given(
@@ -81,3 +81,37 @@ def test_a_lattice_that_is_found_has_all_the_numbers(x):
     # 4 units in the last place, of float32 where all numbers are such; below its normal numbers it
     # has fewer places, and zero is near enough.
     np.testing.assert_allclose(snapped, x, rtol=4 * 2**-23, atol=np.finfo(np.float32).tiny)
+
+
+def test_values_that_recur_are_kept():
+    rng = np.random.default_rng(0)
+    ages = rng.integers(20, 80, 400)
+    for x in (
+        (ages - ages.mean()) / ages.std(),  # standardised
+        np.repeat([-0.0446, 0.0507], 200) / 3,
+        np.log([1, 2, 5, 10])[rng.integers(0, 4, 20)],
+    ):
+        values = recurring(x)
+        assert values is not None
+        assert values.values == tuple(sorted(set(x)))
+        off = 0.4 * np.diff(values.values).min() * rng.uniform(-1, 1, len(x))
+        np.testing.assert_array_equal(values.snap(x + off), x)
+
+
+def test_values_beyond_the_ends_are_the_ends_and_missing_ones_stay():
+    snapped = Values((0.1, 0.3, 1.0)).snap(np.array([-5, 0.19, 0.21, 0.66, 5, np.nan]))
+    np.testing.assert_array_equal(snapped, [0.1, 0.1, 0.3, 1.0, 1.0, np.nan])
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).normal(size=1000),
+        np.repeat(np.random.default_rng(0).normal(size=101), 10),  # more than can be called few
+        np.repeat([0.1, 0.7, 0.9], [5, 5, 4]),  # fewer than five rows a value
+        np.full(100, 0.1),
+        np.repeat([0.0, 0.3, 0.1 + 0.2], 50),  # one number, calculated in two ways
+    ],
+)
+def test_values_that_do_not_recur_are_free(x):
+    assert recurring(x) is None
