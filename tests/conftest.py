@@ -66,3 +66,10 @@ def x64():
     """Float64, for comparisons with exact numbers."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def x32():
+    """Float32, as ever, for what 64-bit arrays must be refused by, even under JAX_ENABLE_X64."""
+    with jax.enable_x64(False):
+        yield

@@ -71,6 +71,7 @@ def test_values_are_copied_exactly_and_weights_turned(dtype):
     assert all(np.all(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.usefixtures("x32")
 def test_float64_is_not_rounded_in_silence():
     with pytest.raises(CheckpointError, match=r"embedding.linear1.weight is float64.*enable_x64"):
         from_torch(Case("float64").state_dict())
@@ -237,6 +238,7 @@ def test_a_cut_or_missing_file_is_refused(path):
             load_safetensors(missing)
 
 
+@pytest.mark.usefixtures("x32")
 def test_what_cannot_be_written_is_refused(path):
     with pytest.raises(ConfigError, match="JSON"):
         save_safetensors(path, {}, {"learning_rate": float("nan")})
@@ -351,7 +353,7 @@ def test_exported_sampler_needs_only_jax(exported):
     _, _, program, draw = exported
     plain = jax.export.deserialize(bytearray(program))
     assert plain.platforms == ("cpu", "cuda", "tpu")
-    key, x_T = jax.random.key(0), jnp.ones((3, 2))
+    key, x_T = jax.random.key(0), jnp.ones((3, 2), jnp.float32)
     np.testing.assert_array_equal(plain.call(jax.random.key_data(key), x_T), draw(key, x_T))
 
 

@@ -46,24 +46,43 @@ ELSEWHERE = {
 }
 
 
+AS_SHIPPED = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_default_matmul_precision": None,
+    "jax_disable_jit": False,
+}
+
+
+@pytest.fixture
+def as_shipped():
+    """JAX's own settings, whatever the environment says; afterwards those that were."""
+    before = {name: getattr(jax.config, name) for name in AS_SHIPPED}
+    for name, value in AS_SHIPPED.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_jax_set_otherwise_changes_nothing_under_fixed(name):
     """Each of the settings that are fixed; all in one would hide one that is not."""
     assert set(ELSEWHERE) == set(numerics._FIXED)
-    expected, before = drawn(), getattr(jax.config, name)
+    expected = drawn()
     jax.config.update(name, ELSEWHERE[name])
-    try:
-        with fixed():
-            found = drawn()
-        assert getattr(jax.config, name) == ELSEWHERE[name]
-        numerics.fix()
-        for a, b, c in zip(found, expected, drawn(), strict=True):
-            assert a.dtype == b.dtype == c.dtype == np.float32
-            assert a.tobytes() == b.tobytes() == c.tobytes()
-    finally:
-        jax.config.update(name, before)
+    with fixed():
+        found = drawn()
+    assert getattr(jax.config, name) == ELSEWHERE[name]
+    numerics.fix()
+    for a, b, c in zip(found, expected, drawn(), strict=True):
+        assert a.dtype == b.dtype == c.dtype == np.float32
+        assert a.tobytes() == b.tobytes() == c.tobytes()
 
 
+@pytest.mark.usefixtures("as_shipped")
 @pytest.mark.medium
 def test_a_setting_elsewhere_does_change_something():
     """Else the test above could not fail."""

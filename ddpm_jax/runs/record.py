@@ -334,6 +334,7 @@ class Run:
         network = self.denoiser()
         return sparse.Table(network.around, self.rate()) if network.tables else None
 
+    @numerics.fixed()
     def keys(self) -> dict[str, Key[Array, ""]]:
         """The base keys of everything random in the run, by purpose."""
         names = ("init", "order", "noise", "sample", "floor", "figures")
@@ -388,12 +389,14 @@ class Run:
         rows[:, : self.drawn] = gmm.completed(scaled[:, : self.drawn], seed)
         return fit_base(kind, rows, seed, self.components, self.widths)
 
+    @numerics.fixed()
     def first_state(self, base: Mixture | None = None) -> TrainState:
         """The state before the first step, made by one compiled program."""
         # Op by op it would compile for seconds. The bits are the same.
         init = jax.jit(self.init_state, compiler_options=steps.FAST_TO_COMPILE)
         return init(self.keys()["init"], base)
 
+    @numerics.fixed()
     def checkpoint_like(self) -> dict[str, Any]:
         """What a checkpoint of this run is like: shapes and dtypes, no numbers."""
         state = jax.eval_shape(self.init_state, seed_key(0))
@@ -404,6 +407,7 @@ class Run:
             best = jax.eval_shape(first, state)
         return as_checkpoint(state, losses, best)
 
+    @numerics.fixed()
     def check_params(self, params: Params, where: Path) -> None:
         """Raise CheckpointError, with the leaf, for parameters of another network."""
         like = jax.eval_shape(self.init_state, seed_key(0)).params

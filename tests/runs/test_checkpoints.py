@@ -164,13 +164,14 @@ def test_numbers_that_are_not_finite_are_never_saved(run, bad):
     assert restore(run, make_state(0))[0] == 2
 
 
+@pytest.mark.usefixtures("x32")
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
         (1.5, "float"),
         ("text", "str"),
         (np.float32(1), "array of at least one"),
-        (jnp.zeros((0, 2)), "array of at least one"),
+        (jnp.zeros((0, 2), jnp.float32), "array of at least one"),
         (np.arange(3), "int64, which JAX would cast"),
         (np.array([None]), "object"),
         (jax.random.key(0), r"key<fry>.*key_data"),
@@ -190,7 +191,10 @@ def with_kernel(kernel):
 @pytest.mark.parametrize(
     ("like", "message"),
     [
-        (with_kernel(jnp.zeros((2, 4))), r"\['kernel'\] is float32\[2, 3\] there, float32\[2, 4\]"),
+        (
+            with_kernel(jnp.zeros((2, 4), jnp.float32)),
+            r"\['kernel'\] is float32\[2, 3\] there, float32\[2, 4\]",
+        ),
         (with_kernel(jnp.zeros((2, 3), jnp.bfloat16)), r"float32\[2, 3\] there, bfloat16\[2, 3\]"),
         (with_kernel({"a": jnp.zeros((2, 3))}), r"\['kernel'\] is .* there, missing here"),
         ((*make_state(0), jnp.zeros(1)), r"\[4\] is missing there"),

@@ -22,7 +22,8 @@ class Pair(NamedTuple):
 
 def make_state(step):
     """Every kind of node and leaf, a known function of `step`; Adam's moments are not zero."""
-    params = {"dense": {"kernel": jnp.arange(6.0).reshape(2, 3) - step, "bias": jnp.ones(3)}}
+    kernel = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) - step
+    params = {"dense": {"kernel": kernel, "bias": jnp.ones(3, jnp.float32)}}
     adam = optax.adam(1e-3)
     _, moments = adam.update(params, adam.init(params))
     # The signed zero, the smallest subnormal and the largest float: what a lossy path would lose.
