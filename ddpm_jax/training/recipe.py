@@ -9,8 +9,8 @@
                 what gave the smaller held-out loss on the sets that the rule was chosen on
     hold_out    a tenth of the rows, but none of fewer than 2000: there cross-validation finds the
                 number of steps, and the model learns from every row
-    steps       in the plane 1.6 a row, from 10,000 to 80,000; elsewhere 10,000, and fewer the more
-                columns beyond 32; cross-validated below 2000 rows, at most 2000
+    steps       in the plane 1.6 a row, elsewhere 4, from 10,000 to 80,000; fewer the more columns
+                beyond 32; cross-validated below 2000 rows, at most 2000
 
 A drawing is 20,000 rows in the plane, or more. The rule was chosen on five
 data sets and tried on five others: docs/evidence/held_out.md.
@@ -67,9 +67,8 @@ def rule(num_rows: int, dim: int, spacing: float) -> Rule:
 def _steps(num_rows: int, dim: int) -> int:
     if num_rows < FEW:
         return 2000
-    if dim == 2:
-        return int(min(max(1.6 * num_rows, 10_000), 80_000))
-    return max(10_000 * 32 // max(dim, 32), 1000)
+    steps = int(min(max((1.6 if dim == 2 else 4) * num_rows, 10_000), 80_000))
+    return max(steps * 32 // max(dim, 32), 1000)
 
 
 def _tables(num_rows: int, dim: int) -> tuple[int, ...]:

@@ -50,6 +50,12 @@ def test_width_and_time_follow_the_columns_and_are_bounded():
     assert recipe.rule(2000, 400, 0.1).steps == 1000
 
 
+def test_steps_grow_with_the_rows_within_bounds():
+    for columns, per_row in ((2, 1.6), (7, 4)):
+        steps = [recipe.rule(rows, columns, 0.1).steps for rows in (2000, 15_000, 10**6)]
+        assert steps == [10_000, per_row * 15_000, 80_000]
+
+
 def test_few_rows_hold_nothing_out_and_lie_over_a_mixture():
     assert recipe.rule(1999, 3, 0.1).hold_out == 0
     assert recipe.rule(2000, 3, 0.1).hold_out == 0.1
