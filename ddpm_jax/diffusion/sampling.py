@@ -75,7 +75,7 @@ def _extrapolated_x0(row: Schedule, carry: Carry, eps: Array) -> tuple[Array, Ca
     x0 = predict_x0(row, x_t, eps)
     h = _half_log_snr_step(row)
     weight = jnp.where(jnp.isfinite(h), 0.5 * h / last_h, 0)
-    return x0 + weight * (x0 - last_x0), (x0, h)
+    return x0 + weight * (x0 - last_x0), (x0, h.astype(last_h.dtype))
 
 
 def _half_log_snr_step(row: Schedule) -> Array:
@@ -145,7 +145,8 @@ def sa_solver(tau: float = 0.5) -> Sampler:
         drift = fresh * x0 + first * slope + (second + last_h * first) * curvature
         kept = jnp.sqrt(row.alpha_bars_prev / row.alpha_bars) * shrink**p
         noise = jnp.sqrt(row.one_minus_alpha_bars_prev * (1 - shrink ** (2 * tau**2)))
-        return kept * x_t + jnp.sqrt(row.alpha_bars_prev) * drift + noise * z, x0, h, slope, last_h
+        x = kept * x_t + jnp.sqrt(row.alpha_bars_prev) * drift + noise * z
+        return x, x0, h.astype(last_h.dtype), slope, last_h
 
     return Sampler(init, step)
 

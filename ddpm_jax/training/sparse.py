@@ -13,12 +13,12 @@ moments are not left as they were in between, as in PyTorch's SparseAdam or in M
 (arXiv 2201.05989, section 4): that learns the rarely touched rows more slowly.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -105,12 +105,12 @@ def gather(table: Table, nodes: Nodes, x: Float[Array, "*n d"], step: Int[Array,
     value, m, v, steps = stored
     idle = (step - steps).astype(value.dtype)[:, None]
     ratio = B1 / B2**0.5
-    moved = ratio / (1 - ratio) * -jnp.expm1(idle * np.log(ratio)) * _direction(m, v, step)
+    moved = ratio / (1 - ratio) * -jnp.expm1(idle * math.log(ratio)) * _direction(m, v, step)
     return Touched(
         rows,
         value - table.rate(step) * moved,
-        m * jnp.exp(idle * np.log(B1)),
-        v * jnp.exp(idle * np.log(B2)),
+        m * jnp.exp(idle * math.log(B1)),
+        v * jnp.exp(idle * math.log(B2)),
         stored,
     )
 

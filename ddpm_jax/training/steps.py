@@ -135,7 +135,7 @@ def train_step(
     params = optax.apply_updates(old.params, updates)
     ema, decay = old.ema, None
     if ema_decay is not None:
-        count = n.astype(loss.dtype)
+        count = n.astype(jax.tree.leaves(params)[0].dtype)
         decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
         ema = optax.incremental_update(params, ema, 1 - decay)
     new = TrainState(n, params, opt_state, ema)

@@ -35,6 +35,15 @@ def test_with_the_denoiser_of_one_point_every_sample_is_that_point(sampler, num_
     np.testing.assert_allclose(x, jnp.broadcast_to(point, x.shape), rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_points_may_be_of_more_precision_than_the_schedule(sampler, x64, key):
+    """As JAX_ENABLE_X64 makes them: the carry of the scan is of theirs."""
+    x_T = jax.random.normal(key, (4, 2))
+    x = sample(key, denoise, make_schedule(5), x_T, sampler)
+    assert x.dtype == x_T.dtype == jnp.float64
+    assert jnp.isfinite(x).all()
+
+
 @pytest.mark.medium
 @each_sampler
 def test_scan_is_the_plain_loop_and_the_trajectory_is_every_x_of_it(sampler, x64, key):
@@ -61,8 +70,9 @@ def test_same_key_same_bits_and_what_is_given_replaces_what_is_drawn(key):
     x = draw(key)
     np.testing.assert_array_equal(x, draw(key))
     assert (x != draw(other)).all()
-    x_T = jax.random.normal(jax.random.fold_in(key, T), shape)
-    zs = jnp.stack([jax.random.normal(jax.random.fold_in(key, t), shape) for t in schedule.t])
+    normal = functools.partial(jax.random.normal, shape=shape, dtype=schedule.betas.dtype)
+    x_T = normal(jax.random.fold_in(key, T))
+    zs = jnp.stack([normal(jax.random.fold_in(key, t)) for t in schedule.t])
     # Compiled otherwise, a few roundings (6e-8) may differ, magnified by up to 1/√ᾱ_T = 150.
     close = functools.partial(np.testing.assert_allclose, x, atol=1e-5)
     close(sample(key, denoise, schedule, x_T, SAMPLER))

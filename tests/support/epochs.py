@@ -1,5 +1,6 @@
 """What any training promises of an epoch of six steps, cut in every way, and of a bad step."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,6 +31,15 @@ def assert_chunks_change_no_bit(epoch, initial, data):
     whole = epoch(initial(), data, ROWS)
     for sizes in [(3, 3), (1, 3, 1, 1), (1,) * 6]:
         assert_same_bits(whole, in_chunks(epoch, initial(), data, ROWS, sizes))
+
+
+def assert_data_of_more_precision_leave_the_state_s(epoch, initial):
+    """As JAX_ENABLE_X64 makes them; the caller sets it."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(initial())]
+    assert jnp.float64 not in dtypes
+    state, losses = epoch(initial(), DATA.astype(np.float64), ROWS)
+    assert losses.dtype == jnp.float64
+    assert [leaf.dtype for leaf in jax.tree.leaves(state)] == dtypes
 
 
 def assert_a_bad_step_is_skipped(epoch, initial, bad):

@@ -14,7 +14,13 @@ import pytest
 from ddpm_jax.diffusion import schedules
 from ddpm_jax.networks.denoiser import Denoiser
 from ddpm_jax.training import sparse, steps
-from epochs import DATA, ROWS, assert_a_bad_step_is_skipped, assert_chunks_change_no_bit
+from epochs import (
+    DATA,
+    ROWS,
+    assert_a_bad_step_is_skipped,
+    assert_chunks_change_no_bit,
+    assert_data_of_more_precision_leave_the_state_s,
+)
 from harness import assert_same_bits
 
 T = 20
@@ -38,7 +44,7 @@ epoch = steps.make_trainer(
 
 
 def initial(table=True):
-    x, t = jnp.zeros((1, 2)), jnp.zeros((1,), jnp.int32)
+    x, t = jnp.zeros((1, 2), jnp.float32), jnp.zeros((1,), jnp.int32)
     params = jax.jit(NETWORK.init)(jax.random.key(0), x, t)["params"]
     return steps.init_state(params, OPTIMIZER, ema=True, table=table)
 
@@ -128,6 +134,12 @@ def test_chunks_change_no_bit():
     assert_chunks_change_no_bit(epoch, initial, DATA)
 
 
+@pytest.mark.usefixtures("x64")
+def test_data_of_more_precision_change_no_dtype():
+    assert_data_of_more_precision_leave_the_state_s(epoch, initial)
+
+
+@pytest.mark.usefixtures("x32")  # where 1e30 is too large to be squared
 @pytest.mark.parametrize("bad", [np.nan, 1e30, 1e12])
 def test_a_step_that_is_not_finite_changes_nothing(bad):
     skipped, after = assert_a_bad_step_is_skipped(epoch, initial, bad)
@@ -141,13 +153,12 @@ def test_the_average_is_taken_of_all_early_steps_and_of_every_fiftieth_later():
         touched = sparse.gather(
             sparse.Table(lambda x: jnp.zeros((1, 1), jnp.int32), lambda n: 0.0),
             nodes,
-            jnp.zeros((1, 2)),
+            jnp.zeros((1, 2), jnp.float32),
             jnp.asarray(n),
         )
         rule = sparse.Table(lambda x: x, lambda n: 0.0)
-        new = sparse.update(
-            rule, nodes, touched, jnp.zeros((1, 2)), jnp.asarray(n), jnp.float32(0.9)
-        )
+        gradients = jnp.zeros((1, 2), jnp.float32)
+        new = sparse.update(rule, nodes, touched, gradients, jnp.asarray(n), jnp.float32(0.9))
         return np.asarray(new.ema)
 
     np.testing.assert_allclose(average(1.0, 2.0, 999), 0.9 * 1 + 0.1 * 2, rtol=1e-6)

@@ -15,6 +15,7 @@ from epochs import (
     ROWS,
     assert_a_bad_step_is_skipped,
     assert_chunks_change_no_bit,
+    assert_data_of_more_precision_leave_the_state_s,
     in_chunks,
     with_bad_point,
 )
@@ -83,6 +84,11 @@ BAD = {"none": 0.0, "not a number": np.nan, "loss overflows": 1e30, "gradient sq
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_chunks_change_no_bit(bad):
     assert_chunks_change_no_bit(epoch, initial, with_bad_point(bad))
+
+
+@pytest.mark.usefixtures("x64")
+def test_data_of_more_precision_change_no_dtype():
+    assert_data_of_more_precision_leave_the_state_s(epoch, initial)
 
 
 @pytest.mark.parametrize("bad", list(BAD.values())[1:], ids=list(BAD)[1:])
