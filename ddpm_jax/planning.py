@@ -31,13 +31,25 @@ def plan(config: Config, data: Any, steps: int | None = None) -> Run:
     if steps is not None:
         return Run.of(_of_steps(config, len(data), steps), data)
     run = Run.of(config, data)
-    few = run.num_points < recipe.FEW and not run.config.training.hold_out
-    if config.training.epochs is not None or not few:
+    if not is_left_to_us(config, run):
         return run
     found = cross_validated_steps(run, data) if run.num_points >= LEAST_ROWS else 0
     if found == 0:
         return Run.of(run.config.replace(epochs=1, passes=1, **_LEFT), data)
     return Run.of(run.config.replace(epochs=-(-found // run.steps_per_epoch), **_LEFT), data)
+
+
+def is_left_to_us(config: Config, run: Run) -> bool:
+    """Whether the number of steps is to be found, of rows so few that none is held out."""
+    few = run.num_points < recipe.FEW and not run.config.training.hold_out
+    return config.training.epochs is None and few
+
+
+def reason(run: Run) -> str:
+    """Why a run whose steps were left to us has as many, in a few words."""
+    if run.num_points < LEAST_ROWS:
+        return "as so few rows carry no more than what lies under the network"
+    return "by cross-validation"
 
 
 _LEFT = dict.fromkeys(("patience", "snapshot_every", "checkpoint_every", "milestones"))

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from ddpm_jax import numerics, parallel
+from ddpm_jax import numerics, parallel, planning
 from ddpm_jax.cli import lifeline, seeds
 from ddpm_jax.cli.arguments import OnDevices, Replacing, parse_args
 from ddpm_jax.cli.processes import ALONE, Processes
@@ -27,7 +27,6 @@ from ddpm_jax.cli.session import Session
 from ddpm_jax.cli.signals import Stopped, interruptible
 from ddpm_jax.config import PRESETS, Config
 from ddpm_jax.errors import ConfigError, InputError
-from ddpm_jax.planning import plan
 from ddpm_jax.points.dataset import Dataset
 from ddpm_jax.runs import checkpoints, directory
 from ddpm_jax.runs.record import Run
@@ -144,7 +143,7 @@ def train_one(
     """
     began, first = time.perf_counter(), parallel.is_first()
     recipe.warn_of_shape(*data.points.shape)
-    run = plan(config, data)
+    run = planning.plan(config, data)
     mesh = parallel.training_mesh(run.batch_size, len(devices), args.train_devices)
     lifeline.agree(
         {"run": run.to_json(), "resume": resume, "train_devices": args.train_devices}
@@ -159,6 +158,8 @@ def train_one(
             held_out = len(data) - run.num_points
             aside = f", {held_out:,} of them held out," if held_out else ""
             print(f"{len(data):,} rows of {run.num_columns} columns{aside} -> {out}/")
+            if planning.is_left_to_us(config, run):
+                print(f"training steps: {run.total_steps:,}, {planning.reason(run)}")
         parallel.wait()
         from ddpm_jax.cli import results  # the figures' library takes a while to import
 

@@ -184,6 +184,7 @@ def test_few_values_are_written_with_all_of_their_digits(tmp_path):
     data = write(tmp_path / "doses.csv", rows)
     done = command(tmp_path, "train", "--data", data, "--out", tmp_path / "run", *TINY)
     assert done.status == 0, done.err
+    assert "training steps" not in done.out  # the number of epochs was given
     assert "length [m]: numbers, 4 different ones, 0 to 2.30259" in done.out
     argv = [tmp_path / "run", "--num-samples", 40, "--out", tmp_path / "more.csv"]
     done = command(tmp_path, "sample", *argv)

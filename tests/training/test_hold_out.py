@@ -7,7 +7,7 @@ import pytest
 from ddpm_jax.assembly import make_trainer
 from ddpm_jax.config import Config
 from ddpm_jax.errors import ConfigError
-from ddpm_jax.planning import plan
+from ddpm_jax.planning import is_left_to_us, plan, reason
 from ddpm_jax.runs.record import Run
 
 SMALL = {
@@ -101,7 +101,11 @@ def test_a_file_of_others_can_be_held_out(points, tmp_path):
 def test_few_rows_lie_over_their_base_alone_and_steps_are_as_asked():
     rows = np.random.default_rng(0).normal(size=(12, 2))
     small = Config().replace(**SMALL | {"epochs": None, "batch_size": None})
-    assert plan(small, rows).total_steps == 1
+    few = plan(small, rows)
+    assert few.total_steps == 1
+    assert is_left_to_us(small, few)
+    assert "so few rows" in reason(few)
+    assert not is_left_to_us(few.config, few)
     # In epochs of a twentieth of the steps.
     run = plan(small, rows, steps=200)
     assert (run.total_steps, run.epochs) == (200, 20)
