@@ -59,6 +59,12 @@ class Sampling:
     """Other seeds give other points."""
 
 
+def _name() -> str | None:
+    """What was typed, for usage and errors: "ddpm-jax train"; of a script its own name, if None."""
+    own = Path(sys.argv[0]).stem == "ddpm-jax"
+    return " ".join(["ddpm-jax", *sys.argv[1:2]]) if own else None
+
+
 def parse_args(
     kind: type[T], description: str | None, args: list[str] | None = None, **options: object
 ) -> T:
@@ -68,7 +74,7 @@ def parse_args(
     description = re.sub(r"(?<!\n)\n(?=python |ddpm-jax )", "\n\n", description or "")
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, description=description, args=args, **options)  # pyright: ignore
+            return tyro.cli(kind, description=description, args=args, prog=_name(), **options)  # pyright: ignore
     except SystemExit as refusal:
         cause: BaseException | None = refusal
         while cause and not isinstance(cause, InputError):
