@@ -59,10 +59,11 @@ def losses(curves: Mapping[str, tuple[Series, Series]], floor: float | None) -> 
         return 10 + height * (1 - (np.asarray(y) - low) / (high - low))
 
     parts, legend = [], []
-    for value in np.linspace(low + margin, high - margin, 4):
+    marks = np.linspace(low + margin, high - margin, 4)
+    for value, text in zip(marks, _told_apart(marks), strict=True):
         y = float(up(value))
         parts.append(f'<path class="axis" d="M{edge} {y:.1f}H{edge + width}"/>')
-        parts.append(f'<text x="{edge - 8}" y="{y + 5:.1f}" text-anchor="end">{value:.3g}</text>')
+        parts.append(f'<text x="{edge - 8}" y="{y + 5:.1f}" text-anchor="end">{text}</text>')
     for value in dict.fromkeys((first, last)):
         anchor = "end" if value == last > first else "start"
         place = f'x="{float(across(value)):.1f}" y="{height + 34}" text-anchor="{anchor}"'
@@ -82,6 +83,15 @@ def losses(curves: Mapping[str, tuple[Series, Series]], floor: float | None) -> 
         f'<svg class="loss" viewBox="0 0 {edge + width + 4} {height + 42}" role="img" '
         f'aria-label="{escape(said)}">{"".join(parts)}</svg>'
     )
+
+
+def _told_apart(values: Series) -> list[str]:
+    """The values in as few digits, three or more, as tell them apart."""
+    for digits in range(3, 17):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) == len(np.unique(values)):
+            break
+    return texts
 
 
 def _path(x: Series, y: Series) -> str:
