@@ -82,7 +82,9 @@ def training_mesh(batch_size: int, there: int, per_process: int | None = None) -
         worthwhile = batch_size // (POINTS_PER_ACCELERATOR * processes)
         count = even_share(batch_size // processes, min(there, worthwhile))
     if not 1 <= count <= there:
-        raise ConfigError(f"train_devices = {count}: this process may use {there}")
+        raise ConfigError(
+            f"train_devices must be from 1 to {there}, as many as this process may use, got {count}"
+        )
     if batch_size % (count * processes):
         raise ConfigError(
             f"a batch of {batch_size} points cannot be shared evenly by {processes} processes with "
@@ -145,12 +147,16 @@ def use_devices(count: int | None) -> list:
     """
     most = max(cores(), MANY_DEVICES)
     if count is not None and not 1 <= count <= most:
-        raise InputError(f"devices = {count}: a CPU makes 1 to {most} of them here")
+        raise InputError(
+            f"devices must be from 1 to {most}, as many as a CPU makes here, got {count}"
+        )
     jax.config.update("jax_num_cpu_devices", count or cores())
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         # Its own threshold of one second would leave out most of what compiles here.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
-        raise InputError(f"devices = {count}: this process has {len(devices)}")
+        raise InputError(
+            f"devices must be from 1 to {len(devices)}, as many as this process has, got {count}"
+        )
     return devices[:count]

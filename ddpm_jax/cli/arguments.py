@@ -85,7 +85,7 @@ def parse_args(
         raise
 
 
-_ARGUMENTS = {*settings.sections(Config), "num_samples"}
+_ARGUMENTS = {*settings.sections(Config), "num_samples", "devices", "train_devices"}
 _NAMES = "|".join(sorted((name for name in _ARGUMENTS if "_" in name), key=len, reverse=True))
 
 
