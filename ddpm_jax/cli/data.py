@@ -24,6 +24,11 @@ def load_run_split(
 
     `data` is where they are now, if they were moved. DataError if they changed.
     """
+    if data is None and not sources.is_there(run.config.data):
+        raise DataError(
+            f"{run.config.data}: what the run was trained on is not there; if it has moved, --data "
+            "says where it is now."
+        )
     points = _load(run, data or run.config.data)
     train, held_out = run.split(Dataset(points, run.config.data, run.digest, run.told))
     return sources.shown(train), held_out

@@ -19,6 +19,8 @@ from ddpm_jax.points.tables import Table
 
 IN_MEMORY = {"array": "(array)", "frame": "(DataFrame)", "table": "(table)", "disk": "(shards)"}
 """What the data are called that have no name."""
+MAX_COLUMNS = 4096
+"""Of more, the covariance alone takes minutes; the recipe has been tried with up to 512."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +49,20 @@ class Dataset:
         """The data by a name, from a file, a DataFrame or an array; a Dataset as it is.
 
         Raises:
-            DataError: what cannot be read, fewer than two rows, a column that is of no kind.
+            DataError: what cannot be read, fewer than two rows, more than `MAX_COLUMNS` columns, a
+                column that is of no kind.
             ConfigError: an option that is none, or a condition that is no column.
         """
         if isinstance(data, Dataset):
             return data
         options = options or Options()
         name, found, notes = _found(data, options)
+        width = len(found.columns) if isinstance(found, Table) else found.shape[1]
+        if width > MAX_COLUMNS:
+            raise DataError(
+                f"{name}: {width:,} columns, and at most {MAX_COLUMNS:,} can be learnt together. "
+                "Choose some of them, or reduce them first, to principal components say."
+            )
         if isinstance(data, np.ndarray | list | tuple) and isinstance(found, Table):
             _warn_of_gaps(found)
         if not isinstance(found, Table):

@@ -32,12 +32,17 @@ def load(name: str | Path) -> Points:
             return readers.load_points(path)
     if str(name) in TOYS:
         return toy(str(name), seed=0)
-    if not os.path.exists(name):
+    if not is_there(name):
         known = ", ".join([*SHIPPED, *TOYS])
         raise DataError(f"{str(name)!r}: neither a file nor one of the names {known}.")
     if os.path.isdir(name):
         return MappedPoints(readers.open_shards(name))
     return numbers(readers.read(name)[0], str(name))
+
+
+def is_there(name: str | Path) -> bool:
+    """Whether it names data that ship, or a file or directory that exists."""
+    return str(name) in (*SHIPPED, *TOYS) or os.path.exists(name)
 
 
 def load_points(name: str | Path, **options: Any) -> Any:

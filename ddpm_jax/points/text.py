@@ -44,6 +44,10 @@ def suffix_of(path: Path) -> str:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
+MAX_WIDTH = 100_000
+"""Columns of a text file: each is looked at on its own, a million of them for an hour."""
+
+
 def read_text(path: Path, options: Options, max_bytes: int) -> tuple[Table, Reading]:
     """The table in a text file, and what was understood of it; DataError names the line."""
     data, notes = _decode(path, options, max_bytes)
@@ -54,6 +58,9 @@ def read_text(path: Path, options: Options, max_bytes: int) -> tuple[Table, Read
     if not sample:
         raise fault(path, "no points in it", "Write one point a line, numbers and nothing else.")
     layout = dialect.sniff(sample, suffix_of(path), options)
+    if layout.width > MAX_WIDTH:
+        found = f"{layout.width:,} columns"
+        raise fault(path, found, f"Give at most {MAX_WIDTH:,}, or a .npy file.", layout.first)
     if 8 * layout.width * lines > max_bytes:
         raise too_large(path, max_bytes, "as float64")
     file = _File(path, data, options, layout)

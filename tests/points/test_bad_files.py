@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddpm_jax.errors import DataError
+from ddpm_jax.points.dataset import Dataset
 from ddpm_jax.points.readers import LIMIT, load_points, open_shards
 from ddpm_jax.points.tables import Table
 from fuzz import TooLongError, at_most
@@ -340,3 +341,15 @@ def test_a_bomb_takes_no_more_than_the_limit(tmp_path):
         print(f"{path.stat().st_size / 1e6:.1f} MB: {int(taken) / 2**30:.2f} GiB {found}")
         # The limit, and an eighth for the way in which a growing buffer is extended.
         assert int(taken) < 1.2 * 2**30
+
+
+def test_more_columns_than_can_be_looked_at_are_refused_at_once(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text((",".join(["1.5"] * 100_001) + "\n") * 2)
+    with at_most(10), pytest.raises(DataError, match=r"wide.csv, line 1: 100,001 columns"):
+        Dataset.of(path)
+
+
+def test_more_columns_than_can_be_learnt_together_are_refused():
+    with pytest.raises(DataError, match="4,097 columns, and at most 4,096 can be learnt"):
+        Dataset.of(np.zeros((3, 4097)))
