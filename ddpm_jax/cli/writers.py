@@ -8,7 +8,6 @@ import numpy as np
 
 from ddpm_jax.points import readers
 from ddpm_jax.points.kinds import Number, Periodic
-from ddpm_jax.points.lattice import Lattice
 from ddpm_jax.points.tables import Table
 from ddpm_jax.runs.record import Run
 
@@ -106,9 +105,5 @@ def digits(run: Run) -> list[tuple[int, bool]]:
     found = []
     for kind, places in zip(told.columns.kinds, told.places, strict=True):
         step = getattr(kind, "lattice", None)
-        if step is None:
-            found.append((int(needed[places[0]]), False))
-        else:
-            # Of the few values of a column, those that are not whole keep all of their digits.
-            found.append((step.decimals if isinstance(step, Lattice) else 0, True))
+        found.append((int(needed[places[0]]), False) if step is None else (step.decimals, True))
     return found

@@ -57,6 +57,9 @@ class Values:
 
     values: tuple[float, ...]
 
+    decimals = 0
+    """In which whole ones among them are written; the others keep all of their digits."""
+
     def snap(self, x: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
         """The nearest of the values; NaN stays NaN."""
         values = np.array(self.values)

@@ -113,11 +113,11 @@ def test_points_of_other_columns_are_refused(run, tmp_path):
 def test_data_that_were_moved_are_found_where_they_are_said_to_be(run, tmp_path):
     moved = (run / "train.csv").rename(run / "moved.csv")
     try:
-        assert "train.csv" in refused(run, tmp_path, "--samples", run / "other.csv")
+        lost = refused(run, tmp_path, "--samples", run / "other.csv")
+        assert "train.csv" in lost
+        assert "is not there; if it has moved, --data says where" in lost
         here, _ = judged(run, tmp_path, "--samples", run / "other.csv", "--data", moved)
         assert here["samples"] == 300
-        lost = refused(run, tmp_path, "--samples", run / "other.csv")
-        assert "is not there; if it has moved, --data says where" in lost
         said = refused(run, tmp_path, "--samples", moved, "--data", run / "other.csv")
         assert "other.csv is not what it was" in said
     finally:
