@@ -1,6 +1,7 @@
 """What the studies of quality count and print; the metrics themselves are tested elsewhere."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ddpm_jax.diffusion import sampling
 from ddpm_jax.errors import ConfigError
 from gaussian import denoise, make_schedule
 from studies.quality import ablation
-from studies.quality.fit import Over, floor, markdown, over, write_json
+from studies.quality.fit import Over, floor, in_processes, markdown, over, write_json
 from studies.quality.preset import rose
 from studies.quality.samplers import SAMPLERS, Samplers
 
@@ -86,8 +87,8 @@ def test_ddpm_with_the_posterior_variance_is_ddim_with_eta_1(key):
     np.testing.assert_allclose(ours, ddim, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["seeds", "sets"])
-def test_nothing_is_measured_of_no_draws(name):
+@pytest.mark.parametrize("name", ["seeds", "sets", "workers"])
+def test_nothing_is_measured_of_no_draws_and_by_no_process(name):
     study = Samplers if name == "sets" else ablation.Ablation
     with pytest.raises(ConfigError, match=f"--{name}"):
         study(**{name: 0})
@@ -130,6 +131,12 @@ def test_nothing_that_is_there_is_overwritten_unasked_or_worked_for(tmp_path, na
     assert (tmp_path / name).read_text() == "old"
     done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, check=False)
     assert "no run" in done.stderr
+
+
+@pytest.mark.medium
+def test_processes_return_what_one_does_in_order():
+    tasks = [(3, 4), (5, 12), (8, 15)]
+    assert in_processes(math.hypot, tasks, 2) == in_processes(math.hypot, tasks, 1) == [5, 13, 17]
 
 
 def test_means_over_rows():

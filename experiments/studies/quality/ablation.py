@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from ddpm_jax.config import PRESETS
 from ddpm_jax.errors import ConfigError
+from ddpm_jax.planning import plan
 from ddpm_jax.points.sources import load_points
-from studies.quality.fit import Row, Study, fit, floor, over, quick, say
+from studies.quality.fit import Row, Study, fit, floor, in_processes, over, quick, say
 
 VARIANTS: dict[str, dict] = {
     "fast preset": {},
@@ -53,6 +54,8 @@ class Ablation(Study):
     """Which rows."""
     num_samples: int = 20_000
     """Samples measured."""
+    workers: int = 1
+    """Processes that train and measure at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,17 +67,24 @@ class Ablation(Study):
         """Train and measure every variant on every data set."""
         rows = []
         for source in self.data:
-            data = load_points(source)
-            for name in self.variants:
-                found = []
-                for seed in range(self.seeds):
-                    config = PRESETS["fast"].replace(seed=seed, **VARIANTS[name])
-                    model = fit(config, data, round(self.train_steps * SHARES.get(name, 1)))
-                    scaled = model.run.scaler.apply(data)
-                    samples = model.run.scaler.apply(model.sample(self.num_samples, seed))
-                    found.append(quick(scaled, samples) | {"train s": model.seconds})
-                rows.append({"data": source, "variant": name, **over(found)})
+            seeds = range(self.seeds)
+            each = [(self, source, name, seed) for name in self.variants for seed in seeds]
+            found = in_processes(_measure, each, self.workers)
+            for i, name in enumerate(self.variants):
+                of_seeds = found[i * self.seeds : (i + 1) * self.seeds]
+                rows.append({"data": source, "variant": name, **over(of_seeds)})
                 say(*rows[-1].values())
+            data = load_points(source)
+            scaled = plan(PRESETS["fast"], data).scaler.apply(data)
             floors = floor(scaled, self.num_samples, self.seeds)
             rows.append({"data": source, "variant": "real points", **floors})
         return rows
+
+
+def _measure(study: Ablation, source: str, name: str, seed: int) -> Row:
+    """Train one variant from one seed and measure it, in the unit of the scaled data."""
+    config, data = PRESETS["fast"].replace(seed=seed, **VARIANTS[name]), load_points(source)
+    model = fit(config, data, round(study.train_steps * SHARES.get(name, 1)))
+    scale = model.run.scaler.apply
+    samples = scale(model.sample(study.num_samples, seed))
+    return quick(scale(data), samples) | {"train s": model.seconds}

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ class Study:
     """Replace the JSON file and the figures where they exist."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "sets"):
+        for name in ("seeds", "sets", "workers"):
             if getattr(self, name, 1) < 1:
                 raise ConfigError(f"--{name} must be at least 1")
 
@@ -131,6 +133,15 @@ def floor(real: np.ndarray, n: int, draws: int) -> Row:
     """`quick` of n real points, redrawn; "off" of every real point, left out in turn."""
     redrawn = [np.random.default_rng(seed).choice(real, n) for seed in range(draws)]
     return over([quick(real, x) for x in redrawn]) | {"off": metrics.isolated_fraction(real)}
+
+
+def in_processes(function: Callable, tasks: Sequence[tuple], workers: int) -> list:
+    """What `function` returns for the arguments of each task, so many of them at once."""
+    if workers == 1:
+        return [function(*task) for task in tasks]
+    # Started anew: a process in which JAX runs must not be forked.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(function, *zip(*tasks, strict=True)))
 
 
 def say(*words: object) -> None:

@@ -18,7 +18,7 @@ mean. The defaults fit a small, shared machine.
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -29,79 +29,23 @@ import tyro
 from ddpm_jax import files
 from ddpm_jax.cli.arguments import parse_args
 from ddpm_jax.cli.data import load_run_data
-from ddpm_jax.config import Config
 from ddpm_jax.diffusion import density, sampling
 from ddpm_jax.diffusion.schedules import respace
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.figures import plotting
 from ddpm_jax.parallel import use_devices
-from ddpm_jax.points.toys import toy
 from ddpm_jax.quality import metrics
 from ddpm_jax.runs.record import Run
 from studies.quality import tabular
 from studies.quality.ablation import Ablation
 from studies.quality.copies import Copies
-from studies.quality.fit import Fit, Over, Row, Study, fit, markdown, say, write_json
+from studies.quality.fit import Fit, Over, Row, Study, markdown, say, write_json
 from studies.quality.held_out import HeldOut, Wide
 from studies.quality.preset import Preset
 from studies.quality.samplers import Samplers
 from studies.quality.tables import Tables
+from studies.quality.toys import Toys
 from studies.quality.words import Words
-
-
-@dataclass(frozen=True)
-class Toys(Study):
-    """Exact W2 of samples to held-out points, in the data's own units, beside real-vs-real."""
-
-    toys: tuple[str, ...] = ("moons", "8gaussians")
-    """Which distributions: 10,000 points to train on, others to compare with."""
-    train_steps: int = 10_000
-    """Training steps."""
-    seeds: int = 3
-    """Seeds of data, training and sampling."""
-    size: int = 2000
-    """Points a side; the floor depends on it."""
-    evaluations: int = 100
-    """Of the network, a sample, by SDE-DPM-Solver++(2M)."""
-    config: Config = field(default_factory=Config)
-    """The recipe."""
-
-    def __call__(self) -> list[Row]:
-        """Train on and measure each toy for every seed."""
-        rows = []
-        for name in self.toys:
-            found = []
-            for seed in range(self.seeds):
-                points = toy(name, seed, n=10_000 + self.size)
-                train, held_out = points[:10_000], points[10_000:]
-                model = fit(self.config.replace(seed=seed), train, self.train_steps)
-                again = toy(name, seed + 1000, n=10_000 + self.size)[: self.size]
-                # The toys have as many points in each mode; of a hundred times as many, these are
-                # as good as drawn one by one, which is all that a model of the density can do.
-                one_by_one = toy(name, seed + 2000, n=100 * self.size)[: self.size]
-                drawn = model.sample(self.size, seed, self.evaluations, sampling.SDE_DPMPP)
-                # What is more than its share in these is less in the points held out.
-                trained = train[: self.size]
-                sets = drawn, again, one_by_one, trained
-                found.append([metrics.wasserstein2(held_out, x) for x in sets] + [model.seconds])
-                say(name, seed, *found[-1])
-            w2, floor, independent, training, seconds = np.array(found).T
-            rows.append(
-                {
-                    "data": name,
-                    "W2": Over(list(w2)),
-                    "real vs real": Over(list(floor)),
-                    "ratio": float(w2.mean() / floor.mean()),
-                    "median W2": float(np.median(w2)),
-                    "ratio of medians": float(np.median(w2) / np.median(floor)),
-                    "real, one by one": Over(list(independent)),
-                    "training points": Over(list(training)),
-                    "points": self.size,
-                    "seeds": self.seeds,
-                    "train s": Over(list(seconds)),
-                }
-            )
-        return rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 import ddpm_jax
-from studies.quality.fit import Over, Row, Study, say
+from studies.quality.fit import Row, Study, in_processes, over, say
 from studies.quality.table_scores import is_word, measure
 from studies.quality.tables import HELD_OUT
 
@@ -22,34 +22,41 @@ class Words(Study):
     seeds: int = 2
     """Seeds of the split, of training and of sampling."""
 
+    workers: int = 1
+    """Processes that train and measure at once."""
+
     def __call__(self) -> list[Row]:
         """Train and measure with either code on each table, for every seed."""
-        from studies.quality import public_tables
+        seeds = range(self.seeds)
+        rows = [(name, code) for name in self.only for code in CODES]
+        each = [(*row, seed) for row in rows for seed in seeds]
+        found = in_processes(_measure, each, self.workers)
+        return [
+            {"table": name, "code": code, **over(found[i * self.seeds : (i + 1) * self.seeds])}
+            for i, (name, code) in enumerate(rows)
+        ]
 
-        rows: list[Row] = []
-        for name in self.only:
-            public = public_tables.PUBLIC[name]
-            table = public.load().reset_index(drop=True)
-            for method, draw in {"one-hot": one_hot, "analog bits": analog_bits}.items():
-                found = []
-                for seed in range(self.seeds):
-                    order = np.random.default_rng(seed).permutation(len(table))
-                    cut = int(HELD_OUT * len(table))
-                    held_out, train = (
-                        table.iloc[part].reset_index(drop=True)
-                        for part in (order[:cut], order[cut:])
-                    )
-                    drawn, impossible = draw(train, DRAWS * len(train), seed)
-                    each = [
-                        measure(train, held_out, part.reset_index(drop=True), public.target, seed)
-                        for part in (drawn.iloc[i::DRAWS] for i in range(DRAWS))
-                    ]
-                    means = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
-                    found.append(means | {"no word, %": 100 * impossible})
-                    say(name, method, seed, *found[-1].values())
-                numbers = {key: Over([row[key] for row in found]) for key in found[0]}
-                rows.append({"table": name, "code": method} | numbers)
-        return rows
+
+def _measure(name: str, code: str, seed: int) -> Row:
+    """Train with one code on four fifths of a table, and measure against the last."""
+    # Only here: what it needs is an extra of the package.
+    from studies.quality import public_tables
+
+    public = public_tables.PUBLIC[name]
+    table = public.load().reset_index(drop=True)
+    order = np.random.default_rng(seed).permutation(len(table))
+    cut = int(HELD_OUT * len(table))
+    held_out, train = (
+        table.iloc[part].reset_index(drop=True) for part in (order[:cut], order[cut:])
+    )
+    drawn, impossible = CODES[code](train, DRAWS * len(train), seed)
+    each = [
+        measure(train, held_out, part.reset_index(drop=True), public.target, seed)
+        for part in (drawn.iloc[i::DRAWS] for i in range(DRAWS))
+    ]
+    means = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+    say(name, code, seed, *means.values())
+    return means | {"no word, %": 100 * impossible}
 
 
 def one_hot(train: Any, number: int, seed: int) -> tuple[Any, float]:
@@ -82,6 +89,9 @@ def analog_bits(train: Any, number: int, seed: int) -> tuple[Any, float]:
         nearest = ((z[:, None] - codes[None]) ** 2).sum(axis=2).argmin(axis=1)
         drawn = drawn.drop(columns=columns).assign(**{name: np.array(words, object)[nearest]})
     return drawn[list(train)], float(impossible.mean())
+
+
+CODES = {"one-hot": one_hot, "analog bits": analog_bits}
 
 
 def _places(words: list) -> range:
