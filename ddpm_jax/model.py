@@ -36,7 +36,7 @@ from ddpm_jax.errors import CheckpointError, ConfigError, DataError
 from ddpm_jax.judging import judge, measured
 from ddpm_jax.numerics import seed_key
 from ddpm_jax.planning import plan
-from ddpm_jax.points.dataset import Dataset
+from ddpm_jax.points.dataset import Dataset, table_of
 from ddpm_jax.points.tables import Table, is_missing
 from ddpm_jax.quality.evaluation import Evaluation
 from ddpm_jax.runs import log
@@ -93,8 +93,6 @@ def fit(
         others = None
     else:
         settings["hold_out"] = ROWS
-    if isinstance(settings.get("condition"), str):
-        settings["condition"] = (settings["condition"],)
     config = PRESETS[preset].replace(seed=seed, **settings)
     dataset = Dataset.of(data, config.reading, config.condition, others)
     config = config.replace(data=dataset.name)
@@ -184,17 +182,20 @@ class Model:
     def impute(self, rows: Any, *, draws: int = 1, seed: int = 0) -> Any:
         """The rows [n, D] with every missing cell drawn, given the rest; a list, of more `draws`.
 
-        See `ddpm_jax.diffusion.imputation`: what is known stays as it is, to the bit. Raises
-        DataError for rows that are infinite or have other columns, and for a condition that is
-        missing; ConfigError for draws below 1.
+        Rows are an array, a DataFrame, or a file of them. See `ddpm_jax.diffusion.imputation`: what
+        is known stays as it is, to the bit. Raises DataError for rows that are infinite or have
+        other columns, and for a condition that is missing; ConfigError for draws below 1.
         """
         if draws < 1:
             raise ConfigError(f"draws must be at least 1, got {draws}")
+        rows = self._read(rows)
         table, (known, told) = Table.of(rows), self._scaled(rows)
         if told is not None and np.isnan(told).any():
+            without = np.isnan(told).any(axis=1)
             raise DataError(
-                "a condition is missing, and the model does not draw those: fit it without "
-                f"{', '.join(self.config.condition)} as condition"
+                f"data, row {int(without.argmax())}: a condition is missing, as in "
+                f"{without.sum():,} of {len(told):,} rows, and the model does not draw those. "
+                f"Fit one without {', '.join(self.config.condition)} as condition"
             )
         filled = []
         for draw in range(draws):
@@ -212,6 +213,10 @@ class Model:
         pairs = zip(table.columns, new.columns, strict=True)
         cells = tuple(np.where(is_missing(old), filled, old) for old, filled in pairs)
         return dataclasses.replace(table, columns=cells).to_data()
+
+    def _read(self, rows: Any) -> Any:
+        """Rows that stand in a file, read as the model's own data were; others as they are."""
+        return table_of(rows, self.config.reading) if isinstance(rows, str | Path) else rows
 
     def _scaled(self, rows: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Rows of the data in the network's coordinates: what is drawn, and what it is told."""
@@ -232,7 +237,7 @@ class Model:
         else as in `sample`, where `given={}` gives nothing, for log p(x). Raises DataError for rows
         that are not finite, have other columns, or miss a cell.
         """
-        table = rows
+        table = rows = self._read(rows)
         if given is not None and self.run.told is not None:
             table = self.run.told.beside(rows, given)
         scaled, told = self._scaled(table)

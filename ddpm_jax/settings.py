@@ -33,15 +33,19 @@ def check(section: Any, ranges: Mapping[str, tuple[int | float, int | float]]) -
 def replace(config: T, **changes: Any) -> T:
     """The same configuration with the named settings changed, in whichever section they are.
 
-    Raises ConfigError for an unknown name, and for what the sections themselves refuse.
+    A list may stand for a tuple, and a word for a tuple of this one word. Raises ConfigError for an
+    unknown name, and for what the sections themselves refuse.
     """
     own, nested = {}, {}
     places = sections(type(config))
     for name, value in changes.items():
         if name not in places:
             raise ConfigError(f"unknown setting {name!r}; known are {', '.join(sorted(places))}")
-        value = tuple(value) if isinstance(value, list) else value
         section = places[name]
+        kind = type(config) if section is None else hints(type(config))[section]
+        if isinstance(value, str) and _takes_words(hints(kind)[name]):
+            value = (value,)
+        value = tuple(value) if isinstance(value, list) else value
         (own if section is None else nested.setdefault(section, {}))[name] = value
     for section, values in nested.items():
         own[section] = dataclasses.replace(getattr(config, section), **values)
@@ -105,6 +109,11 @@ def differences(
         for k in keys
         if old.get(k) != new.get(k)
     ]
+
+
+def _takes_words(hint: Any) -> bool:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple[str, ...] in kinds
 
 
 def _matches(value: Any, hint: Any) -> bool:

@@ -19,9 +19,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Most of the tests' time is XLA's: what one test compiled, no other one compiles again."""
-    # A folder of this process alone: entries are not locked, and may be read half-written.
-    folder = tmp_path_factory.getbasetemp() / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # A folder of this process alone: entries are not locked, and may be read half-written. The
+    # processes that tests start share another one, where they are: a limit of size makes JAX lock.
+    folder = tmp_path_factory.getbasetemp()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs of processes")
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     compilation_cache.reset_cache()

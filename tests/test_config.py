@@ -151,6 +151,13 @@ def test_a_setting_is_replaced_where_it_is_and_nothing_else():
     assert changed == {"width": 8, "seed": 3, "num_steps": 30}
 
 
+def test_a_list_or_a_word_alone_may_stand_for_a_tuple_of_words():
+    config = Config().replace(condition="kind", columns="1-6", missing=["-9", "?"])
+    assert (config.condition, config.reading.columns) == (("kind",), ("1-6",))
+    assert config.reading.missing == ("-9", "?")
+    assert Config().replace(delimiter=";").reading.delimiter == ";"
+
+
 @given(
     values=json_values
     | st.dictionaries(

@@ -222,6 +222,16 @@ def test_missing_cells_of_a_dataframe_are_drawn_and_the_rest_kept(frame, of_fram
     assert filled["tree"][2:].equals(frame["tree"][2:])
 
 
+@pytest.mark.medium
+def test_rows_may_stand_in_a_file(frame, of_frame, tmp_path):
+    holes = frame.with_columns(tree=pl.when(pl.int_range(60) < 2).then(None).otherwise("tree"))
+    holes.write_csv(tmp_path / "rows.csv")
+    assert of_frame.impute(tmp_path / "rows.csv").equals(of_frame.impute(holes))
+    frame.write_csv(tmp_path / "whole.csv")
+    densities = of_frame.log_prob(str(tmp_path / "whole.csv"))
+    np.testing.assert_array_equal(densities, of_frame.log_prob(frame))
+
+
 def test_missing_cells_are_learned_around(frame):
     """The rest of their rows counts, and samples are whole; an array says what NaN is taken for."""
     holes = frame.with_columns(
@@ -276,6 +286,11 @@ def test_conditions_that_cannot_be_given_are_told(model, frame, told):
     holes = frame.with_columns(tree=pl.lit(None, pl.String))
     with pytest.raises(DataError, match=r"a condition is missing.* without tree"):
         told.impute(holes)
+    few = frame.with_columns(
+        tree=pl.when(pl.int_range(60).is_in([4, 9])).then(None).otherwise("tree")
+    )
+    with pytest.raises(DataError, match=r"row 4: a condition is missing, as in 2 of 60 rows"):
+        told.impute(few)
 
 
 def test_the_density_given_a_condition_is_that_of_each_row_s_own(frame, told):

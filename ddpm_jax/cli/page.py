@@ -67,6 +67,7 @@ def facts(run: Run) -> dict[str, str]:
     return {
         "Data": config.data,
         "Rows": f"{run.num_points:,} of {run.num_columns} column{'s' * (run.num_columns != 1)}",
+        **_held_out(config),
         "Digest of the data": run.digest[:12],
         "Preset": config.preset,
         "Training": f"{run.total_steps:,} steps, {run.epochs:,} epochs of batches of "
@@ -74,6 +75,13 @@ def facts(run: Run) -> dict[str, str]:
         "Schedule": schedule,
         "Seed": str(config.seed),
     }
+
+
+def _held_out(config: Config) -> dict[str, str]:
+    aside = config.training.hold_out
+    if not aside:
+        return {}
+    return {"Held out": aside if isinstance(aside, str) else f"{aside:.0%} of the rows, more"}
 
 
 def losses(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

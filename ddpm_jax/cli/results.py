@@ -178,7 +178,9 @@ def summary(session: "Session", rows: list, stages: dict, final: np.ndarray) -> 
 
     end = judge(run, final, held_out, train, rivals=False, without=SLOW, size=SIZE)
     names = list(table[0])
-    lines = ["".join(f"{name.replace('_', ' '):>22}" for name in names)]
+    which = "rows learnt from" if held_out is None else "rows held out"
+    lines = [f"on the way, to {which}; last, rows learnt from, drawn again:"]
+    lines += ["".join(f"{name.replace('_', ' '):>22}" for name in names)]
     for row in table:
         lines.append(
             "".join(

@@ -100,6 +100,16 @@ def prepare(out: Path, run: Run, *, resume: bool, overwrite: bool) -> None:
         run.save(out)
 
 
+def _why(config: Config, run: Run) -> str:
+    """Behind the number of steps: how it was found, or what else may end training."""
+    if planning.is_left_to_us(config, run):
+        return f", {planning.reason(run)}"
+    patience = run.config.training.patience
+    if run.config.training.hold_out and patience and patience < run.total_steps:
+        return f", fewer if the held-out loss has not fallen for {patience:,}"
+    return ""
+
+
 def resume_command() -> str:
     """The command line that goes on with this run, as this one was started."""
     words = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
@@ -158,8 +168,8 @@ def train_one(
             held_out = len(data) - run.num_points
             aside = f", {held_out:,} of them held out," if held_out else ""
             print(f"{len(data):,} rows of {run.num_columns} columns{aside} -> {out}/")
-            if planning.is_left_to_us(config, run):
-                print(f"training steps: {run.total_steps:,}, {planning.reason(run)}")
+            if config.training.epochs is None:
+                print(f"training steps: {run.total_steps:,}{_why(config, run)}")
         parallel.wait()
         from ddpm_jax.cli import results  # the figures' library takes a while to import
 

@@ -11,22 +11,34 @@ import numpy as np
 from ddpm_jax.figures.rasters import Series, smooth
 
 
-def histograms(name: str, shares: Sequence[Series], ends: Sequence[str]) -> str:
-    """Shares [bins] of two sets of rows as outlines, with what stands at either end of the axis."""
+def histograms(name: str, shares: Sequence[Series], labels: Sequence[str]) -> str:
+    """Shares [bins] of two sets of rows as outlines; what stands at either end, or below each bin.
+
+    A label that is wider than its bin is cut short.
+    """
     top = max(float(np.max(s)) for s in shares) or 1.0
     lines = []
     for index, share in enumerate(shares):
         x = np.repeat(np.arange(len(share) + 1) / len(share) * 240, 2)
         y = np.concatenate([[0.0], np.repeat(share, 2), [0.0]]) / top
         lines.append(f'<path class="curve c{index}" d="{_path(x, 92 - 84 * y)}"/>')
-    labels = f'<text x="0" y="112">{escape(ends[0])}</text>'
-    labels += f'<text x="240" y="112" text-anchor="end">{escape(ends[-1])}</text>'
+    below = ""
+    if len(labels) == len(shares[0]):
+        room = 240 / len(labels)
+        for index, label in enumerate(labels):
+            most = max(int(room / 7.5), 2)
+            short = label if len(label) <= most else label[: most - 1] + "…"
+            place = f'x="{(index + 0.5) * room:.1f}" y="112" text-anchor="middle"'
+            below += f"<text {place}>{escape(short)}</text>"
+    else:
+        below += f'<text x="0" y="112">{escape(labels[0])}</text>'
+        below += f'<text x="240" y="112" text-anchor="end">{escape(labels[-1])}</text>'
     worst = float(np.max(np.abs(shares[0] - shares[1])))
     alt = f"{name}: the two histograms differ by at most {100 * worst:.1f} % of the rows in a bin"
     return (
         f'<figure><figcaption>{escape(name)}</figcaption><svg viewBox="0 0 240 118" role="img" '
         f'aria-label="{escape(alt)}"><path class="axis" d="M0 92H240"/>'
-        f"{''.join(lines)}{labels}</svg></figure>"
+        f"{''.join(lines)}{below}</svg></figure>"
     )
 
 
@@ -35,11 +47,12 @@ def losses(curves: Mapping[str, tuple[Series, Series]], floor: float | None) -> 
 
     The axis is logarithmic, and each curve is smoothed over a tenth of what came before.
     """
-    known = {}
+    known, ends = {}, {}
     for name, (x, y) in curves.items():
         keep = np.isfinite(y) & (x > 0)
         if keep.any():
             known[name] = x[keep].astype(float), smooth(y[keep].astype(float))
+            ends[name] = float(y[keep][-1])
     if not known:
         return ""
     every = np.concatenate([y for _, y in known.values()] + [[] if floor is None else [floor]])
@@ -72,11 +85,13 @@ def losses(curves: Mapping[str, tuple[Series, Series]], floor: float | None) -> 
         few = np.unique(np.geomspace(1, len(x), min(len(x), 500)).astype(int)) - 1
         parts.append(f'<path class="curve c{index % 2}" d="{_path(across(x[few]), up(y[few]))}"/>')
         kind = ("data", "samples")[index % 2]
-        legend.append(f'<span class="{kind}">— {escape(name)}, {y[-1]:.4g} at the end</span>')
+        legend.append(f'<span class="{kind}">— {escape(name)}, {ends[name]:.4g} at the end</span>')
     if floor is not None:
         parts.append(f'<path class="floor" d="M{edge} {float(up(floor)):.1f}H{edge + width}"/>')
         legend.append(f"<span>- - ideal denoiser, {floor:.4g}</span>")
-    said = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, (_, y) in known.items())
+    middle = f'x="{edge + width / 2:.1f}" y="{height + 34}" text-anchor="middle"'
+    parts.append(f"<text {middle}>epochs, logarithmic</text>")
+    said = ", ".join(f"{name} ends at {value:.4g}" for name, value in ends.items())
     said += "" if floor is None else f"; the ideal denoiser's is {floor:.4g}"
     return (
         f'<p class="legend">{" ".join(legend)}</p>'

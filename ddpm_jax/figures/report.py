@@ -245,10 +245,10 @@ def _columns(
             (len(words[i]), (-0.5, len(words[i]) - 0.5)) if i in words else (40, (low, high))
         )
         shares = [np.histogram(x, bins, span)[0] / max(len(x), 1) for x in sets]
-        ends = (
-            words[i][:: max(len(words[i]) - 1, 1)] if i in words else (f"{low:.4g}", f"{high:.4g}")
-        )
-        figures.append(charts.histograms(names[i], shares, ends))
+        labels = (f"{low:.4g}", f"{high:.4g}")
+        if i in words:  # of many, there is room for the first and the last
+            labels = words[i] if len(words[i]) <= 6 else (words[i][0], words[i][-1])
+        figures.append(charts.histograms(names[i], shares, labels))
     more = data.shape[1] - len(figures)
     note = f'<p class="muted">The first {DRAWN} of {data.shape[1]} columns.</p>' if more else ""
     return (
@@ -264,8 +264,8 @@ def _losses(chart: str) -> str:
         return ""
     return (
         f'<section aria-labelledby="loss"><h2 id="loss">Loss</h2>{chart}<p class="muted">Mean '
-        "squared error of the predicted noise, along training, by a logarithmic axis. No denoiser "
-        "falls below the ideal one's on the rows learnt from.</p></section>"
+        "squared error of the predicted noise, along training. No denoiser falls below "
+        " the ideal one's on the rows learnt from.</p></section>"
     )
 
 

@@ -40,12 +40,12 @@ _ENDINGS = (
 def load_points(
     path: str | Path,
     *,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     decimal: Literal[".", ","] | None = None,
     delimiter: str | None = None,
     header: Literal["none", "first"] | None = None,
     skip_lines: int = 0,
-    missing: Sequence[str] = (),
+    missing: str | Sequence[str] = (),
     encoding: str | None = None,
     max_bytes: int = 2**30,
 ) -> Any:
@@ -66,8 +66,17 @@ def load_points(
             the remedy. Numbers must be at most 1e30 in magnitude.
         ConfigError: an option that is none, or a column that is not there.
     """
-    chosen = None if columns is None else tuple(columns)
-    options = Options(chosen, decimal, delimiter, header, skip_lines, tuple(missing), encoding)
+    chosen = (columns,) if isinstance(columns, str) else columns
+    absent = (missing,) if isinstance(missing, str) else missing
+    options = Options(
+        None if chosen is None else tuple(chosen),
+        decimal,
+        delimiter,
+        header,
+        skip_lines,
+        tuple(absent),
+        encoding,
+    )
     return to_data(read(path, options, max_bytes=max_bytes)[0])
 
 

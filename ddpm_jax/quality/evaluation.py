@@ -314,14 +314,19 @@ def _copying_sentences(near: Copying, held_out: bool) -> tuple[list[str], list[s
             f"The model copies: {near.share:.0%} of the samples lie on a training row, to within "
             f"{near.tolerance:.2g}; {unseen} {near.unseen_share:.0%} do."
         ], []
+    if near.unseen_distance == 0:
+        return [], []
+    unseen = "a held-out row is" if held_out else "training rows are from each other"
+    ratio = f"{near.distance / near.unseen_distance:.2f} times as far"
     if near.too_close:
-        unseen = "a held-out row is" if held_out else "training rows are from each other"
         return [
-            "The model keeps close to its training rows: a sample is "
-            f"{near.distance / near.unseen_distance:.2f} times as far from the nearest one as "
-            f"{unseen}, at the median."
+            f"The model keeps close to its training rows: a sample is {ratio} from the nearest one "
+            f"as {unseen}, at the median."
         ], []
-    return [], []
+    return [], [
+        f"No copies to be seen: a sample is {ratio} from the nearest training row as {unseen}, at "
+        "the median."
+    ]
 
 
 def _far_sentences(rows: Sequence[Measurement]) -> list[str]:

@@ -182,6 +182,12 @@ def test_where_two_readings_are_plausible_it_is_said_which(tmp_path, content, no
     assert note in "\n".join(reading.lines())
 
 
+def test_what_a_note_advises_can_be_done(tmp_path):
+    path = write(tmp_path / "x.csv", b"x,y\n1,2\n3,-9\n")
+    assert load_points(path, columns="2-2").columns == ["y"]
+    assert load_points(path, missing="-9")["y"].null_count() == 1
+
+
 def test_options_are_parameters_or_flags():
     note = "{missing=-9} or {skip_lines=3} or {delimiter=;}"
     assert phrase(note) == 'missing="-9" or skip_lines=3 or delimiter=";"'

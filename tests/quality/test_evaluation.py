@@ -118,10 +118,13 @@ def test_without_held_out_rows_the_table_says_what_it_means(rng):
     found = quickly(fresh, None, train)
     assert "No rows were held out" in found.notes[0]
     assert not found.copies
+    assert "No copies to be seen" in found.notes[1]
+    assert "as training rows are from each other" in found.notes[1]
     assert [row.name for row in found.rows] == [n for n in METRICS if "classifier" not in n]
     copied = quickly(rng.choice(train, 200), None, train)
     assert copied.copies
     assert "of training rows, beside another one, " in copied.warnings[0]
+    assert "No copies" not in str(copied)
 
 
 def test_without_training_rows_copies_cannot_be_seen(rng):

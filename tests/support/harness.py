@@ -85,6 +85,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["ddpm_jax.cli.train", "ddpm_jax.cli.results", "ddpm_jax.cli.evaluate", "harness"]
 )
+# These are killed at any moment, perhaps while a program is written: none of other tests' is there.
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(TESTS.parents[1]), str(TESTS)]),
     "JAX_COMPILATION_CACHE_DIR": FOLDER.name + "/cache",
