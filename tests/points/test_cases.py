@@ -143,6 +143,12 @@ def test_what_is_told_is_done(tmp_path, content, options, expected):
     np.testing.assert_array_equal(np.asarray(loaded, np.float64), expected)
 
 
+def test_a_column_without_a_name_is_called_by_its_number(tmp_path):
+    path = write(tmp_path / "x.csv", b"a,,c\n1,2,3\n4,5,6\n")
+    table, _ = read(path, Options(header="first"))
+    assert table.names == ("a", "column_2", "c")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
