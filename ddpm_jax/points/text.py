@@ -204,7 +204,7 @@ class _File:
         layout, wanted = self.layout, self._wanted()
         names = None
         if layout.names:
-            names, renamed = _distinct([layout.names[i] for i in wanted])
+            names, renamed = _distinct([layout.names[i] or f"column_{i + 1}" for i in wanted])
             notes += renamed
         if layout.row_names and 0 not in wanted and self.options.columns is None:
             what = _row_names(columns[0])
@@ -230,12 +230,12 @@ def _distinct(names: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """The names, a number behind those that were taken before, and a note of which."""
     found: list[str] = []
     notes = []
-    for i, name in enumerate(names):
-        new, count = name or f"column_{i + 1}", 1
+    for name in names:
+        new, count = name, 1
         while new in found or (count > 1 and new in names):
             count += 1
-            new = f"{name or 'column'}_{count}"
-        if name and new != name:
+            new = f"{name}_{count}"
+        if new != name:
             notes.append(f"two columns named {quoted(name)}: the other is now {quoted(new)}")
         found.append(new)
     return tuple(found), notes

@@ -147,6 +147,8 @@ def test_a_column_without_a_name_is_called_by_its_number(tmp_path):
     path = write(tmp_path / "x.csv", b"a,,c\n1,2,3\n4,5,6\n")
     table, _ = read(path, Options(header="first"))
     assert table.names == ("a", "column_2", "c")
+    table, _ = read(path, Options(header="first", columns=("2-3",)))
+    assert table.names == ("column_2", "c")
 
 
 @pytest.mark.parametrize(
