@@ -143,6 +143,14 @@ def test_what_is_told_is_done(tmp_path, content, options, expected):
     np.testing.assert_array_equal(np.asarray(loaded, np.float64), expected)
 
 
+@pytest.mark.parametrize("sign", [";", "|", "\t"])
+def test_a_first_line_may_name_the_delimiter(tmp_path, sign):
+    text = "sep=?\nx?y\n1?2\n3?4\n5?6\n".replace("?", sign)
+    table, _ = read(write(tmp_path / "x.csv", text.encode()))
+    assert table.names == ("x", "y")
+    np.testing.assert_array_equal(table.to_array(), [[1, 2], [3, 4], [5, 6]])
+
+
 def test_a_column_without_a_name_is_called_by_its_number(tmp_path):
     path = write(tmp_path / "x.csv", b"a,,c\n1,2,3\n4,5,6\n")
     table, _ = read(path, Options(header="first"))

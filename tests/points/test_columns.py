@@ -241,6 +241,8 @@ def test_json_there_and_back():
     assert Columns.from_json(json.loads(json.dumps(COLUMNS.to_json()))) == COLUMNS
     plain = Columns.fit(np.random.default_rng(0).normal(size=(50, 2)))
     assert Columns.from_json(json.loads(json.dumps(plain.to_json()))) == plain
+    odd = Columns.fit(2.0 * np.random.default_rng(0).integers(0, 500, (300, 1)) + 1)
+    assert Columns.from_json(json.loads(json.dumps(odd.to_json()))) == odd
 
 
 @pytest.mark.parametrize(
