@@ -126,8 +126,9 @@ def failure(folder: Path, tests: list[Path], speed: str) -> str | None:
 def noticed(folder: Path, module: Path, tests: list[Path]) -> str | None:
     """The first test that fails, if any: nearest first, and of the medium ones the near alone."""
     name = ".".join(module.with_suffix("").parts)
-    near = [path for path in tests if name in (folder / path).read_text("utf-8")]
-    near.sort(key=lambda path: module.stem not in path.stem)
+    text = {path: (folder / path).read_text("utf-8") for path in tests}
+    near = [path for path in tests if name in text[path]]
+    near.sort(key=lambda path: (module.stem not in path.stem, text[path].count("ddpm_jax.")))
     rest = [path for path in tests if path not in near]
     steps = [(near, FAST), (rest, FAST), (near, MEDIUM)]
     return next(filter(None, (failure(folder, *step) for step in steps if step[0])), None)
@@ -157,8 +158,9 @@ def main():
         folders, copies = [copy(Path(top, str(i))) for i in range(given.workers)], Queue()
         if broken := failure(folders[0], tests, FAST):
             sys.exit(f"{broken} fails as it is")
+        for folder in folders[1:]:
+            shutil.copytree(folders[0] / "programs", folder / "programs")
         for folder in folders:
-            shutil.copytree(folders[0] / "programs", folder / "programs", dirs_exist_ok=True)
             copies.put(folder)
 
         def killed(mutant: tuple[str, Path, str]) -> bool:
