@@ -237,12 +237,19 @@ def test_other_tables_are_refused_by_name():
     np.testing.assert_array_equal(COLUMNS.encode(shuffled), COLUMNS.encode(FRAME))
 
 
-def test_json_there_and_back():
-    assert Columns.from_json(json.loads(json.dumps(COLUMNS.to_json()))) == COLUMNS
-    plain = Columns.fit(np.random.default_rng(0).normal(size=(50, 2)))
-    assert Columns.from_json(json.loads(json.dumps(plain.to_json()))) == plain
-    odd = Columns.fit(2.0 * np.random.default_rng(0).integers(0, 500, (300, 1)) + 1)
-    assert Columns.from_json(json.loads(json.dumps(odd.to_json()))) == odd
+@pytest.mark.parametrize(
+    "columns",
+    [
+        COLUMNS,
+        Columns.fit(np.random.default_rng(0).normal(size=(50, 2))),
+        Columns.fit(2.0 * np.random.default_rng(0).integers(0, 500, (300, 1)) + 1),
+        Columns.fit(np.random.default_rng(0).uniform(0, 360, (50, 1)), {"1": "periodic:360"}),
+        Columns.fit(np.full((50, 2), 3.0)),
+    ],
+    ids=["a table", "plain", "odd", "periodic", "constant"],
+)
+def test_json_there_and_back(columns):
+    assert Columns.from_json(json.loads(json.dumps(columns.to_json()))) == columns
 
 
 @pytest.mark.parametrize(
