@@ -126,6 +126,14 @@ def test_errors_name_file_line_and_remedy(tmp_path, case):
     assert peak < 2**24  # the bombs and forgeries promise 2**24 bytes at least
 
 
+@pytest.mark.parametrize(("name", "saved"), [("x.npy", npy), ("x.npz", npz)])
+def test_as_many_bytes_as_are_allowed_are_read(tmp_path, name, saved):
+    path = write(tmp_path / name, saved(np.ones((100, 2), np.float32)))
+    assert load_points(path, max_bytes=1600).shape == (100, 2)  # of 8 bytes each, once read
+    with pytest.raises(DataError, match="more than 1,599 bytes"):
+        load_points(path, max_bytes=1599)
+
+
 def test_pipes_and_devices_are_refused_at_once(tmp_path):
     for name in ("p.npy", "p.txt", "p.csv.gz"):
         os.mkfifo(tmp_path / name)
