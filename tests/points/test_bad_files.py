@@ -24,6 +24,13 @@ from ddpm_jax.points.tables import Table
 from fuzz import TooLongError, at_most
 from point_files import POINTS, gz, npy, npy_header, npz, write
 
+
+def parquet(column) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame({"x": column}).write_parquet(buffer)
+    return buffer.getvalue()
+
+
 BOMB = gz(b"1 2\n" * 2**22)
 GREEDY = lzma.compress(b"1 2\n", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}])
 ANY, NUMBERS, TWO, NUMPY = "one point a line", "finite numbers", "at least two", "np.save"
@@ -99,6 +106,7 @@ ANY, NUMBERS, TWO, NUMPY = "one point a line", "finite numbers", "at least two",
         ("bomb.npz", npz(np.zeros(2**21)), None, "more than 1,000,000 bytes", "max_bytes"),
         ("cut.npz", npz(POINTS)[:-9], None, "cannot be read", "np.savez"),
         ("not.parquet", b"PAR1", None, "cannot be read", "Parquet"),
+        ("long.parquet", parquet(np.zeros(2**18)), None, "1,000,000 bytes as float64", "max_bytes"),
         ("bomb.txt.bz2", bz2.compress(b"1 2\n" * 2**22), None, "more than 1,000,000", "max_bytes"),
         ("bomb.txt.xz", lzma.compress(b"1 2\n" * 2**22), None, "more than 1,000,000", "max_bytes"),
         ("cut.txt.bz2", bz2.compress(b"1 2\n3 4\n")[:-9], None, "cannot be read", "anew"),
