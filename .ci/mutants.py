@@ -125,10 +125,11 @@ def failure(folder: Path, tests: list[Path], speed: str) -> str | None:
 
 def noticed(folder: Path, module: Path, tests: list[Path]) -> str | None:
     """The first test that fails, if any: nearest first, and of the medium ones the near alone."""
-    name = ".".join(module.with_suffix("").parts)
+    package, stem = ".".join(module.parent.parts), module.stem
+    names = re.compile(rf"{package}(\.| import .*\b){stem}\b")
     text = {path: (folder / path).read_text("utf-8") for path in tests}
-    near = [path for path in tests if name in text[path]]
-    near.sort(key=lambda path: (module.stem not in path.stem, text[path].count("ddpm_jax.")))
+    near = [path for path in tests if stem in path.stem or names.search(text[path])]
+    near.sort(key=lambda path: (stem not in path.stem, text[path].count("ddpm_jax.")))
     rest = [path for path in tests if path not in near]
     steps = [(near, FAST), (rest, FAST), (near, MEDIUM)]
     return next(filter(None, (failure(folder, *step) for step in steps if step[0])), None)
