@@ -117,3 +117,17 @@ def test_conditions_choose_the_components(rng):
         off = log_given(1, mean + 0.3)[int(mean > 0)]
         # Means of 100 rows are off by 0.03, a tenth of the deviation; half a row widens it by 7 %.
         assert abs(mine - off - 0.5) < 0.35
+    # And it is a density of the number in each, up to √(2π): components may be compared.
+    values = np.linspace(-10, 10, 20_001)[:, None]
+    total = 1e-3 * np.exp(a[1] + b[1] * values + q[1] * values**2).sum(axis=0)
+    np.testing.assert_allclose(total, np.sqrt(2 * np.pi), rtol=1e-6)
+
+
+def test_levels_of_a_word_have_their_shares_of_the_rows(rng):
+    counts = np.array([50, 30, 20])
+    codes = np.eye(3) - 0.5
+    given = np.repeat(codes, counts, axis=0)
+    _, (a, b, q) = gmm.with_conditions(rng.normal(size=(100, 1)), given, (3,), counts=(1,))
+    found = [np.exp(a + b * c[:, None] + q * c[:, None] ** 2).prod() for c in codes]
+    expected = (counts + gmm.UNSEEN) / (100 + 3 * gmm.UNSEEN)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

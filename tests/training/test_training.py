@@ -153,6 +153,12 @@ def test_an_epoch_is_a_permutation_of_the_data_without_the_rest(key):
     assert_same_bits(orders[1], steps.epoch_order(key, jnp.array(1), 83, 8))
 
 
+def test_an_epoch_of_several_passes_is_as_many_epochs_of_one(key):
+    whole = steps.epoch_order(key, 2, 83, 8, passes=3)
+    parts = [steps.epoch_order(key, number, 83, 8) for number in (6, 7, 8)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
 def chi_square(t):
     counts = np.bincount(np.ravel(t), minlength=T)
     return np.sum((counts - counts.mean()) ** 2) / counts.mean()
