@@ -131,3 +131,18 @@ def test_levels_of_a_word_have_their_shares_of_the_rows(rng):
     found = [np.exp(a + b * c[:, None] + q * c[:, None] ** 2).prod() for c in codes]
     expected = (counts + gmm.UNSEEN) / (100 + 3 * gmm.UNSEEN)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_missing_cells_are_drawn_as_the_others_of_their_rows_say(rng):
+    """Filled with means, a third of the cells would shrink every variance by a third."""
+    mean, covariance = [3, -1], [[1, 1.6], [1.6, 4]]
+    rows = rng.multivariate_normal(mean, covariance, 4000)
+    gone = rng.random((4000, 2)) < 1 / 3
+    filled = gmm.completed(np.where(gone, np.nan, rows))
+    np.testing.assert_array_equal(filled[~gone], rows[~gone])
+    # 4 standard errors of the 2667 rows that know a cell; a covariance, like a variance, is off by
+    # √((σ₁² σ₂² + σ₁₂²) / n).
+    np.testing.assert_allclose(filled.mean(axis=0), mean, atol=0.16)
+    np.testing.assert_allclose(np.cov(filled.T), covariance, rtol=0.13)
+    np.testing.assert_array_equal(gmm.completed(np.where(gone, np.nan, rows)), filled)
+    assert not np.array_equal(gmm.completed(np.where(gone, np.nan, rows), seed=1), filled)
