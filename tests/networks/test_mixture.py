@@ -126,6 +126,14 @@ def test_a_fitted_mixture_keeps_its_density(rng):
     np.testing.assert_allclose(density, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_what_lies_under_a_network_is_what_was_asked_for(rng):
+    rows = np.concatenate([rng.normal(size=(100, 2)), rng.normal([20, 0], 1, (100, 2))])
+    assert mixtures.fit_base("none", rows, seed=0) is None
+    assert mixtures.fit_base(None, rows, seed=0) is None
+    for kind, count, components in (("gaussian", None, 1), ("mixture", None, 2), ("mixture", 3, 3)):
+        assert mixtures.fit_base(kind, rows, 0, count).log_weights.shape == (components,)
+
+
 ODD = {
     "two equal rows": lambda rng: np.ones((2, 3)),
     "two rows of many columns": lambda rng: rng.normal(size=(2, 40)),
