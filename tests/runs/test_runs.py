@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 
 from ddpm_jax.config import PRESETS, Config
@@ -64,6 +65,23 @@ def test_what_is_missing_or_wrong_is_refused_by_name(tmp_path, name, value):
     places.get(name, values)[name] = value
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=r"config\.json.*" + name.replace("config", "sett|sed")):
+        Run.load(tmp_path)
+
+
+WORDS = pl.DataFrame({"x": POINTS[:, 0], "kind": np.where(POINTS[:, 1] > 0, "a", "b")})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [2, [2], [0, [0.5]], [None, [0.5]], [2, 0.5], [2, []], [2, [None]], [2, ["a"]], [2, [0.5], 1]],
+)
+def test_conditions_that_no_data_have_are_refused(tmp_path, row):
+    run = Run.of(Config().replace(base="none", condition=("kind",)), WORDS)
+    values = values_of(run, tmp_path)
+    assert Run.load(tmp_path) == run
+    values["pool"][0] = row
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"config\.json: field 'pool' is missing or wrong"):
         Run.load(tmp_path)
 
 
