@@ -103,8 +103,10 @@ def copy(folder: Path) -> Path:
     """The checkout once more; what its tests compile is kept from one run of them to the next."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".*_cache", "__pycache__"))
     conftest = folder / "tests/conftest.py"
-    text = conftest.read_text("utf-8").replace('getbasetemp() / "', f'getbasetemp() / "{folder}/')
-    conftest.write_text(text, "utf-8")
+    basetemp, fixed = "tmp_path_factory.getbasetemp()", f"__import__('pathlib').Path('{folder}')"
+    text = conftest.read_text("utf-8")
+    assert basetemp in text
+    conftest.write_text(text.replace(basetemp, fixed), "utf-8")
     return folder
 
 

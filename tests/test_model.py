@@ -22,6 +22,12 @@ def model():
     return ddpm_jax.fit(np.loadtxt(harness.points()), progress=False, **SETTINGS)
 
 
+def test_the_excess_is_what_the_loss_is_above_its_floor(model):
+    assert [row["epoch"] for row in model.history] == list(range(1, len(model.history) + 1))
+    for row in model.history:
+        assert row["excess"] == pytest.approx(row["loss"] - row["floor"], rel=1e-6)
+
+
 @pytest.mark.slow
 def test_fit_is_the_command_to_the_bit(model):
     """Given the array, not the file: parameters and the rows of metrics."""
