@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 
 import jax
 import jaxlib
+import numpy as np
 from jaxtyping import Array, Key
 
 from ddpm_jax.errors import ConfigError
@@ -56,7 +57,7 @@ def checked_seed(seed: SupportsIndex, name: str = "seed") -> int:
     Two seeds never mean the same numbers, and each has the same meaning everywhere.
     """
     try:
-        number = -1 if isinstance(seed, bool) else operator.index(seed)
+        number = -1 if isinstance(seed, bool | np.bool) else operator.index(seed)
     except TypeError:
         number = -1
     if number not in SEEDS:
