@@ -11,7 +11,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from ddpm_jax.errors import ConfigError
@@ -43,13 +43,17 @@ def replace(config: T, **changes: Any) -> T:
             raise ConfigError(f"unknown setting {name!r}; known are {', '.join(sorted(places))}")
         section = places[name]
         kind = type(config) if section is None else hints(type(config))[section]
-        if isinstance(value, str) and _takes_words(hints(kind)[name]):
-            value = (value,)
-        value = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list) or (isinstance(value, str) and _takes_words(hints(kind)[name])):
+            value = listed(value)
         (own if section is None else nested.setdefault(section, {}))[name] = value
     for section, values in nested.items():
         own[section] = dataclasses.replace(getattr(config, section), **values)
     return dataclasses.replace(config, **own)  # pyright: ignore[reportArgumentType]
+
+
+def listed(value: str | Iterable[T]) -> tuple[str | T, ...]:
+    """The values as a tuple; a word is one of one word, not of its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def flat(config: Any) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import sys
 from importlib import metadata, resources
 from pathlib import Path
 
-from sphinx.ext.napoleon.docstring import GoogleDocstring
-
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 # The pages are executed on the CPU, whatever the machine has, so that they say the same everywhere.
@@ -89,11 +87,6 @@ def own_module(app, module: str, name: str) -> str | None:
     Sphinx would follow an alias such as `Row = dict` to Python's own module, which has no page.
     """
     return None if module == "ddpm_jax" else module
-
-
-# Napoleon takes what stands before a colon in the docstring of an attribute for its type; here it
-# is the beginning of a sentence.
-GoogleDocstring._parse_attribute_docstring = lambda self: self._consume_to_end()  # pyright: ignore
 
 
 def setup(app) -> None:

@@ -81,7 +81,7 @@ def _held_out(config: Config) -> dict[str, str]:
     aside = config.training.hold_out
     if not aside:
         return {}
-    return {"Held out": aside if isinstance(aside, str) else f"{aside:.0%} of the rows, more"}
+    return {"Held out": aside if isinstance(aside, str) else f"{aside:.0%} of the data"}
 
 
 def losses(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -28,6 +28,7 @@ from ddpm_jax.points.mapped import (
 )
 from ddpm_jax.points.reading import Options, Reading
 from ddpm_jax.points.tables import Table, is_missing
+from ddpm_jax.settings import listed
 
 __all__ = ["LIMIT", "digest", "load_points", "open_shards", "read"]
 
@@ -66,17 +67,8 @@ def load_points(
             the remedy. Numbers must be at most 1e30 in magnitude.
         ConfigError: an option that is none, or a column that is not there.
     """
-    chosen = (columns,) if isinstance(columns, str) else columns
-    absent = (missing,) if isinstance(missing, str) else missing
-    options = Options(
-        None if chosen is None else tuple(chosen),
-        decimal,
-        delimiter,
-        header,
-        skip_lines,
-        tuple(absent),
-        encoding,
-    )
+    chosen, absent = None if columns is None else listed(columns), listed(missing)
+    options = Options(chosen, decimal, delimiter, header, skip_lines, absent, encoding)
     return to_data(read(path, options, max_bytes=max_bytes)[0])
 
 

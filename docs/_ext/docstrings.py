@@ -7,6 +7,8 @@ like) and the items of lists.
 
 import re
 
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
 SECTION = re.compile(r"(Raises|Returns|Yields|Args|Note|Notes):$")
 CODE = re.compile(r"(`[^`]+`)")
 
@@ -58,6 +60,9 @@ def process(app, what, name, obj, options, lines) -> None:
 
 def setup(app) -> dict:
     """Come before Napoleon, which makes fields of the sections."""
+    # What stands before a colon in an attribute's docstring is no type, as Napoleon has it, but the
+    # beginning of a sentence.
+    GoogleDocstring._parse_attribute_docstring = lambda self: self._consume_to_end()
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", process, priority=400)
     return {"parallel_read_safe": True}

@@ -85,10 +85,13 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["ddpm_jax.cli.train", "ddpm_jax.cli.results", "ddpm_jax.cli.evaluate", "harness"]
 )
-# These are killed at any moment, perhaps while a program is written: none of other tests' is there.
+# These are killed at any moment, perhaps while a program is written: none of other tests' is there,
+# only the slow ones to compile are kept, and no entry is of two files.
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(TESTS.parents[1]), str(TESTS)]),
     "JAX_COMPILATION_CACHE_DIR": FOLDER.name + "/cache",
+    "JAX_COMPILATION_CACHE_MAX_SIZE": "-1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
 }
 
 

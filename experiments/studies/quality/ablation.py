@@ -6,7 +6,7 @@ from ddpm_jax.config import PRESETS
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.planning import plan
 from ddpm_jax.points.sources import load_points
-from studies.quality.fit import Row, Study, fit, floor, in_processes, over, quick, say
+from studies.quality.fit import Row, Study, fit, floor, over, over_seeds, quick, say
 
 VARIANTS: dict[str, dict] = {
     "fast preset": {},
@@ -67,11 +67,9 @@ class Ablation(Study):
         """Train and measure every variant on every data set."""
         rows = []
         for source in self.data:
-            seeds = range(self.seeds)
-            each = [(self, source, name, seed) for name in self.variants for seed in seeds]
-            found = in_processes(_measure, each, self.workers)
-            for i, name in enumerate(self.variants):
-                of_seeds = found[i * self.seeds : (i + 1) * self.seeds]
+            cases = [(self, source, name) for name in self.variants]
+            found = over_seeds(_measure, cases, self.seeds, self.workers)
+            for name, of_seeds in zip(self.variants, found, strict=True):
                 rows.append({"data": source, "variant": name, **over(of_seeds)})
                 say(*rows[-1].values())
             data = load_points(source)

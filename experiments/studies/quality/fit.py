@@ -144,6 +144,15 @@ def in_processes(function: Callable, tasks: Sequence[tuple], workers: int) -> li
         return list(pool.map(function, *zip(*tasks, strict=True)))
 
 
+def over_seeds(
+    function: Callable, cases: Sequence[tuple], seeds: int, workers: int
+) -> list[list[Any]]:
+    """Of each case what `function(*case, seed)` returns, one for each seed."""
+    tasks = [(*case, seed) for case in cases for seed in range(seeds)]
+    found = in_processes(function, tasks, workers)
+    return [found[i : i + seeds] for i in range(0, len(found), seeds)]
+
+
 def say(*words: object) -> None:
     """Tell how far a study is, beside its table, not in it."""
     print(*words, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def compare(name: str, seeds: int, rivals: tuple[str, ...]) -> list[Row]:
     from studies.quality import public_tables
 
     public = public_tables.PUBLIC[name]
-    table = public.load().reset_index(drop=True)
+    table = public.load()
     methods = {
         "training rows": public_tables.training_rows,
         "ddpm_jax": public_tables.diffusion,
@@ -49,20 +50,12 @@ def compare(name: str, seeds: int, rivals: tuple[str, ...]) -> list[Row]:
     }
     found: dict[str, list[Row]] = {method: [] for method in methods}
     for seed in range(seeds):
-        order = np.random.default_rng(seed).permutation(len(table))
-        cut = int(HELD_OUT * len(table))
-        held_out, train = (
-            table.iloc[part].reset_index(drop=True) for part in (order[:cut], order[cut:])
-        )
+        train, held_out = split(table, seed)
         for method, draw in methods.items():
             began = time.perf_counter()
             drawn = draw(train, DRAWS * len(train), seed)[list(table)]
             seconds = time.perf_counter() - began
-            each = [
-                measure(train, held_out, part.reset_index(drop=True), public.target, seed)
-                for part in (drawn.iloc[i::DRAWS] for i in range(DRAWS))
-            ]
-            means = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+            means = mean_scores(train, held_out, drawn, public.target, seed)
             found[method].append(means | {"seconds": seconds})
             say(name, method, seed, *found[method][-1].values())
     return [
@@ -70,3 +63,22 @@ def compare(name: str, seeds: int, rivals: tuple[str, ...]) -> list[Row]:
         | {key: Over([row[key] for row in rows]) for key in rows[0]}
         for method, rows in found.items()
     ]
+
+
+def split(table: Any, seed: int) -> tuple[Any, Any]:
+    """The rows of a table to train on, and those held out."""
+    order = np.random.default_rng(seed).permutation(len(table))
+    cut = int(HELD_OUT * len(table))
+    train, held_out = (
+        table.iloc[part].reset_index(drop=True) for part in (order[cut:], order[:cut])
+    )
+    return train, held_out
+
+
+def mean_scores(train: Any, held_out: Any, drawn: Any, target: str, seed: int) -> dict[str, float]:
+    """The mean scores of `DRAWS` sets of samples, which are drawn together."""
+    each = [
+        measure(train, held_out, drawn.iloc[i::DRAWS].reset_index(drop=True), target, seed)
+        for i in range(DRAWS)
+    ]
+    return {key: float(np.mean([one[key] for one in each])) for key in each[0]}

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 
 import ddpm_jax
-from studies.quality.fit import Row, Study, in_processes, over, say
-from studies.quality.table_scores import is_word, measure
-from studies.quality.tables import HELD_OUT
-
-DRAWS = 3
+from studies.quality.fit import Row, Study, over, over_seeds, say
+from studies.quality.table_scores import is_word
+from studies.quality.tables import DRAWS, mean_scores, split
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,11 @@ class Words(Study):
 
     def __call__(self) -> list[Row]:
         """Train and measure with either code on each table, for every seed."""
-        seeds = range(self.seeds)
-        rows = [(name, code) for name in self.only for code in CODES]
-        each = [(*row, seed) for row in rows for seed in seeds]
-        found = in_processes(_measure, each, self.workers)
+        cases = [(name, code) for name in self.only for code in CODES]
+        found = over_seeds(_measure, cases, self.seeds, self.workers)
         return [
-            {"table": name, "code": code, **over(found[i * self.seeds : (i + 1) * self.seeds])}
-            for i, (name, code) in enumerate(rows)
+            {"table": name, "code": code, **over(of_seeds)}
+            for (name, code), of_seeds in zip(cases, found, strict=True)
         ]
 
 
@@ -43,18 +39,9 @@ def _measure(name: str, code: str, seed: int) -> Row:
     from studies.quality import public_tables
 
     public = public_tables.PUBLIC[name]
-    table = public.load().reset_index(drop=True)
-    order = np.random.default_rng(seed).permutation(len(table))
-    cut = int(HELD_OUT * len(table))
-    held_out, train = (
-        table.iloc[part].reset_index(drop=True) for part in (order[:cut], order[cut:])
-    )
+    train, held_out = split(public.load(), seed)
     drawn, impossible = CODES[code](train, DRAWS * len(train), seed)
-    each = [
-        measure(train, held_out, part.reset_index(drop=True), public.target, seed)
-        for part in (drawn.iloc[i::DRAWS] for i in range(DRAWS))
-    ]
-    means = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+    means = mean_scores(train, held_out, drawn, public.target, seed)
     say(name, code, seed, *means.values())
     return means | {"no word, %": 100 * impossible}
 
