@@ -97,8 +97,8 @@ class Training:
     """Rows held out, on which training is checked: a share of the data, or a file of others. By
     default a tenth, but of fewer than 2000 rows none: there cross-validation takes its place."""
     patience: int | None = None
-    """Training ends when the held-out loss has not fallen for as many steps; by default a fifth of
-    the run."""
+    """Training ends when the held-out loss has been above its least for as many steps; by default
+    half of the run."""
     batch_size: int | None = None
     """Points a step; by default 256, or all of a smaller file."""
     learning_rate: float | None = None
@@ -192,7 +192,8 @@ class Config:
         ConfigError where a batch is larger than the data, and for an impossible schedule.
         """
         noise, network, training = self.noise, self.network, self.training
-        rule = recipe.rule(num_points, dim, 0.0 if noise.sigmoid_k is not None else spacing())
+        asked = noise.sigmoid_k is None or (network.tables is None and dim == 2)
+        rule = recipe.rule(num_points, dim, spacing() if asked else 0.0)
         batch_size = training.batch_size or min(256, num_points)
         if batch_size > num_points:
             raise ConfigError(
@@ -217,7 +218,7 @@ class Config:
             base=_or(network.base, rule.base),
             learning_rate=_or(training.learning_rate, rule.learning_rate),
             hold_out=_or(training.hold_out, 0.0),
-            patience=_or(training.patience, max(epochs * per_epoch // 5, LEAST_STEPS)),
+            patience=_or(training.patience, max(epochs * per_epoch // 2, LEAST_STEPS)),
             passes=passes,
             epochs=epochs,
             batch_size=batch_size,

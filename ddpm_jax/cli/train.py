@@ -106,7 +106,7 @@ def _why(config: Config, run: Run) -> str:
         return f", {planning.reason(run)}"
     patience = run.config.training.patience
     if run.config.training.hold_out and patience and patience < run.total_steps:
-        return f", fewer if the held-out loss has not fallen for {patience:,}"
+        return f", fewer if the held-out loss is above its least for {patience:,}"
     return ""
 
 

@@ -125,7 +125,7 @@ class Trainer:
     memoriser: float | None = None
     """What that denoiser scores on held-out rows, once it is known."""
     best: Best | None = field(init=False, default=None)
-    """The parameters of least held-out loss, where rows are held out."""
+    """The parameters of least held-out loss, where rows are held out: see `validation`."""
     losses: Float[np.ndarray, "S"] = field(init=False)
     """The losses of the current epoch's steps; NaN where a step was skipped."""
     bad_steps: int = field(init=False, default=0)
@@ -195,10 +195,11 @@ class Trainer:
                 drawn: Validation, best: Best, params: Params, step: Array
             ) -> tuple[Best, Array, Array]:
                 denoise = functools.partial(task.apply, params)
-                loss, error = validation.held_out_loss(
+                losses = validation.held_out_losses(
                     task.schedule, denoise, drawn, missing=task.missing
                 )
-                return validation.better_of(best, loss, step, params), loss, error
+                loss, error = validation.mean_and_error(losses)
+                return validation.better_of(best, losses, step, params), loss, error
 
             self._check = jax.jit(check)
             best = validation.start(parallel.local(steps.sampling_params(self.state)))

@@ -3,6 +3,13 @@
 The same (row, time, noise) at every check are common random numbers: what is left of the difference
 between two checks is the parameters'. Held-out loss falls while a network learns the distribution,
 and rises once it learns the rows: at its least, training is done.
+
+Where the least lies is known as far as the held-out rows can tell. Between the fall and the rise
+the loss is level, and the smallest of its values there is one of luck, while the network still
+improves in what the loss hardly sees, such as how many points each part has. So the last
+of the checks that are no worse than the least is kept: no worse by more than the standard error of
+the difference, the rows being the independent draws (the one-standard-error rule of Breiman et al.
+1984, section 3.4.3, of the difference, and for the last instead of the simplest).
 """
 
 from collections.abc import Callable
@@ -33,9 +40,10 @@ class Validation(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The least held-out loss so far, the step that had it, and the parameters of then."""
+    """The last step whose held-out loss was no worse than the least, and its parameters."""
 
-    loss: Float[Array, ""]
+    losses: Float[Array, "s"]
+    """Each held-out row's loss when their mean was least, and zeros up to `SIZE`."""
     step: Int[Array, ""]
     params: Any
 
@@ -101,11 +109,15 @@ def held_out_losses(
 def held_out_loss(
     schedule: Schedule, denoise: Callable[..., Any], validation: Validation, **options: Any
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean of `held_out_losses`, and its standard error, the rows being the independent draws.
+    """The mean of `held_out_losses`, and its standard error: see `mean_and_error`."""
+    return mean_and_error(held_out_losses(schedule, denoise, validation, **options))
+
+
+def mean_and_error(losses: Float[Array, "V"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean and its standard error, the rows being the independent draws; of one row infinite.
 
     The error is that of the number; of the difference of two checks it is much smaller.
     """
-    losses = held_out_losses(schedule, denoise, validation, **options)
     spread = jnp.std(losses, ddof=1) if len(losses) > 1 else jnp.full((), jnp.inf)
     return jnp.mean(losses), spread / jnp.sqrt(len(losses))
 
@@ -126,18 +138,31 @@ def memorisers_loss(
 
 def start(params: Any) -> Best:
     """Before the first check."""
-    # Finite, as all that a checkpoint takes; every check's loss is smaller.
-    nothing = jnp.full((), jnp.finfo(jnp.float32).max), jnp.zeros((), jnp.int32)
-    return Best(*nothing, jax.tree.map(jnp.copy, params))
+    # Finite, as all that a checkpoint takes; every check's losses are smaller.
+    nothing = jnp.full((SIZE,), jnp.finfo(jnp.float32).max)
+    return Best(nothing, jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
 
 
-def better_of(best: Best, loss: Float[Array, ""], step: Int[Array, ""], params: Any) -> Best:
-    """The best so far and a new check, whichever has the smaller loss; one of NaN never has."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(loss < best.loss, b, a), best, Best(loss, step, params)
+def better_of(best: Best, losses: Float[Array, "V"], step: Int[Array, ""], params: Any) -> Best:
+    """The best so far and a later check of V ≤ `SIZE` rows, whichever is to be sampled from.
+
+    That is the check, unless its mean loss is above the least by more than the standard error of
+    the difference; of one row, by anything. A loss of NaN is never kept.
+    """
+    mean, error = mean_and_error(losses - best.losses[: len(losses)])
+    least = mean < 0
+    kept = least | (mean <= error) if len(losses) > 1 else least
+
+    def choose(condition: Array, old: Any, new: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(condition, b, a), old, new)
+
+    padded = jnp.zeros_like(best.losses).at[: len(losses)].set(losses)
+    return Best(
+        choose(least, best.losses, padded),
+        *choose(kept, (best.step, best.params), (step, params)),
     )
 
 
 def has_stalled(best: Best, step: int, patience: int) -> bool:
-    """Whether the least loss lies `patience` steps or more back."""
+    """Whether the last step that was no worse than the least lies `patience` steps or more back."""
     return step - int(best.step) >= patience

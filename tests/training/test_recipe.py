@@ -11,14 +11,13 @@ from ddpm_jax.training import recipe
 def test_a_drawing_keeps_the_tables_that_drawings_were_tuned_with():
     found = recipe.rule(50_468, 2, spacing=0.0039)
     assert (found.tables, found.width, found.base) == ((32, 64, 128, 256), 64, "none")
-    assert (found.steps, found.hold_out, found.sigmoid_k) == (80_000, 0.1, 12.0)
+    assert (found.steps, found.hold_out, found.sigmoid_k) == (55_514, 0.1, 12.0)
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "tables"),
     [
         (300, 2, (8, 16)),  # 16 x 16 nodes are at most 1.5 · 300, 32 x 32 are not
-        (10_000, 2, (8, 16, 32, 64)),
         (75, 4, ()),
         (500, 5, (8, 16)),
         (4000, 8, (8, 16, 32)),
@@ -29,6 +28,22 @@ def test_a_drawing_keeps_the_tables_that_drawings_were_tuned_with():
 )
 def test_tables_have_rows_for_their_nodes(rows, columns, tables):
     assert recipe.rule(rows, columns, 0.1).tables == tables
+
+
+@pytest.mark.parametrize(
+    ("rows", "spacing", "tables"),
+    [
+        (10_000, 0.0039, (8, 16, 32)),  # 2/0.039 = 51
+        (10_000, 0.0064, (8, 16)),  # 2/0.064 = 31.25
+        (10_000, 0.0008, (8, 16, 32, 64)),  # of clusters: 64 x 64 are at most 15,000
+        (10_000, 0.0, (8, 16, 32, 64)),
+        (1999, 0.1, (8, 16, 32)),  # few rows: cross-validation bounds what they learn
+        (2000, 0.1, ()),
+        (20_000, 0.1, (16, 32, 64, 128)),  # a drawing, which may be on a lattice
+    ],
+)
+def test_nodes_in_the_plane_are_ten_times_as_far_apart_as_rows(rows, spacing, tables):
+    assert recipe.rule(rows, 2, spacing).tables == tables
 
 
 def test_least_noise_is_half_the_distance_of_neighbours():
@@ -51,9 +66,9 @@ def test_width_and_time_follow_the_columns_and_are_bounded():
 
 
 def test_steps_grow_with_the_rows_within_bounds():
-    for columns, per_row in ((2, 1.6), (7, 4)):
+    for columns, per_row in ((2, 1.1), (7, 4)):
         steps = [recipe.rule(rows, columns, 0.1).steps for rows in (2000, 15_000, 10**6)]
-        assert steps == [10_000, per_row * 15_000, 80_000]
+        assert steps == [10_000, int(per_row * 15_000), 80_000]
 
 
 def test_few_rows_hold_nothing_out_and_lie_over_a_mixture():

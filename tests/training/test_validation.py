@@ -85,13 +85,38 @@ def test_the_memoriser_is_ideal_on_its_own_rows_and_bad_on_others(rng, key):
     assert float(validations.memorisers_loss(SCHEDULE, train, others)) > 1.5 * float(mark)
 
 
-def test_the_best_is_kept_and_stalling_is_told():
+def kept_of(losses_of_checks):
+    """Step and mark of what is kept of checks at steps 10, 20, ..., one row's loss a column."""
     best = validations.start({"w": jnp.zeros(2)})
-    for step, loss in [(10, 0.5), (20, 0.3), (30, float("nan")), (40, 0.4), (50, 0.3)]:
-        params = {"w": jnp.full(2, float(step))}
-        best = validations.better_of(best, jnp.asarray(loss), jnp.asarray(step), params)
-    # The first of two equal ones stays, and no comparison with NaN is true.
-    assert (float(best.loss), int(best.step)) == (pytest.approx(0.3), 20)
-    np.testing.assert_array_equal(best.params["w"], [20, 20])
+    for number, losses in enumerate(losses_of_checks, start=1):
+        params = {"w": jnp.full(2, 10.0 * number)}
+        best = validations.better_of(
+            best, jnp.asarray(losses, jnp.float32), jnp.asarray(10 * number), params
+        )
+    np.testing.assert_array_equal(best.params["w"], [float(best.step)] * 2)
+    return best
+
+
+def test_the_best_is_kept_and_stalling_is_told():
+    nothing = float("nan")
+    best = kept_of([[0.5, 0.7], [0.2, 0.4], [0.2, nothing], [0.4, 0.6]])
+    # Each row is worse by 0.2 in the last check: that is no chance; and NaN is not less.
+    assert int(best.step) == 20
+    np.testing.assert_allclose(best.losses[:3], [0.2, 0.4, 0])
     assert not validations.has_stalled(best, 50, patience=40)
     assert validations.has_stalled(best, 60, patience=40)
+
+
+def test_of_checks_that_rows_cannot_tell_apart_the_last_is_kept():
+    """Differences -0.1, 0.1, 0.3 have mean 0.1 and standard error 0.2/√3 = 0.115; +0.1 mean 0.2."""
+    least, later, worse = [1.0, 1.0, 1.0], [0.9, 1.1, 1.3], [1.0, 1.2, 1.4]
+    assert int(kept_of([least, later]).step) == 20
+    assert int(kept_of([least, worse]).step) == 10
+    # Always of the least, not of the last that was kept: many small steps do not add up.
+    best = kept_of([least, later, worse])
+    assert int(best.step) == 20
+    np.testing.assert_allclose(best.losses[:3], least)
+
+
+def test_of_a_single_row_only_the_least_is_kept():
+    assert int(kept_of([[0.5], [0.3], [0.3], [0.31]]).step) == 20
