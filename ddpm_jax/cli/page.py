@@ -46,7 +46,7 @@ def write(
         subtitle=f"A diffusion model fitted with ddpm_jax {ddpm_jax.__version__}",
         data=view.readable(data),
         samples=view.readable(samples),
-        facts=facts(run),
+        facts=facts(run, rows),
         warnings=warnings,
         frames=[view.readable(points[: report.MOVIE_POINTS]) for points in moving],
         left=left,
@@ -60,9 +60,11 @@ def write(
     files.write_text(out / directory.REPORT, page)
 
 
-def facts(run: Run) -> dict[str, str]:
-    """What was learnt from, and how, in words."""
+def facts(run: Run, rows: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+    """What was learnt from, and how, in words; the log's rows say how much of it was done."""
     config, noise = run.config, run.config.noise
+    done = rows[-1]["epoch"] if rows else run.epochs
+    part = f", {done:,} of them done" if done < run.epochs else ""
     schedule = f"{noise.schedule}, {noise.num_steps:,} steps of noise"
     return {
         "Data": config.data,
@@ -71,7 +73,7 @@ def facts(run: Run) -> dict[str, str]:
         "Digest of the data": run.digest[:12],
         "Preset": config.preset,
         "Training": f"{run.total_steps:,} steps, {run.epochs:,} epochs of batches of "
-        f"{run.batch_size:,}",
+        f"{run.batch_size:,}{part}",
         "Schedule": schedule,
         "Seed": str(config.seed),
     }

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.cli import page, train
-from ddpm_jax.config import PRESETS
+from ddpm_jax.config import PRESETS, Config
+from ddpm_jax.runs.record import Run
 
 CHANGES = [
     {},
@@ -23,6 +24,16 @@ def test_the_command_on_the_page_makes_the_same_run(preset, changes):
     program, command, *argv = shlex.split(page.command(config))
     assert (program, command) == ("ddpm-jax", "train")
     assert train.parse(argv).config == config
+
+
+def test_a_training_that_ended_sooner_is_told_as_that():
+    run = Run.of(
+        Config().replace(epochs=30, batch_size=20), np.random.default_rng(0).normal(size=(40, 2))
+    )
+    rows = [{"epoch": epoch} for epoch in range(1, 31)]
+    assert page.facts(run, rows)["Training"] == "60 steps, 30 epochs of batches of 20"
+    told = page.facts(run, rows[:12])["Training"]
+    assert told == "60 steps, 30 epochs of batches of 20, 12 of them done"
 
 
 def test_losses_are_those_of_the_log():
