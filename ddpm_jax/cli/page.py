@@ -60,7 +60,7 @@ def write(
     files.write_text(out / directory.REPORT, page)
 
 
-def facts(run: Run, rows: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+def facts(run: Run, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """What was learnt from, and how, in words; the log's rows say how much of it was done."""
     config, noise = run.config, run.config.noise
     done = rows[-1]["epoch"] if rows else run.epochs

@@ -70,6 +70,17 @@ def test_a_run_cut_and_restored_ends_with_the_bits_of_a_whole_one(points):
     assert losses == [row["held_out_loss"] for row in rows]
 
 
+def watched(run, trainer):
+    """Of every epoch of a training its row, its average, and the held-out rows' losses [C, V]."""
+    rows, seen, losses = [], [], []
+    for row in trainer:
+        rows.append(row)
+        seen.append(trainer.state.ema)
+        denoise = functools.partial(run.apply(), seen[-1])
+        losses.append(validation.held_out_losses(run.schedule, denoise, trainer._drawn))
+    return rows, seen, np.asarray(losses, np.float64)
+
+
 def last_not_worse(losses):
     """The last check no worse than the least by the standard error of the difference: [C, V]."""
     kept, least = 0, 0
@@ -86,12 +97,9 @@ def last_not_worse(losses):
 def test_the_parameters_of_least_held_out_loss_are_the_ones_to_sample_from(points):
     """To within the standard error, from the losses of each row, found anew."""
     run = run_of(points, learning_rate=0.5, patience=100, epochs=20)
-    trainer, seen, losses = make_trainer(run, points), [], []
-    for _ in trainer:
-        seen.append(trainer.state.ema)
-        denoise = functools.partial(run.apply(), seen[-1])
-        losses.append(validation.held_out_losses(run.schedule, denoise, trainer._drawn))
-    kept, least = last_not_worse(np.asarray(losses, np.float64))
+    trainer = make_trainer(run, points)
+    _, seen, losses = watched(run, trainer)
+    kept, least = last_not_worse(losses)
     equal(trainer.params, seen[kept])
     means = np.mean(losses, axis=1)
     assert least == int(np.argmin(means))
@@ -103,12 +111,12 @@ def test_training_ends_when_the_held_out_loss_has_not_fallen_for_the_patience(po
     learns_by_heart = {"width": 64, "depth": 2, "learning_rate": 0.03, "decay": "constant"}
     run = run_of(points, **learns_by_heart, epochs=500, patience=20)
     trainer = make_trainer(run, points)
-    rows = list(trainer)
+    rows, _, losses = watched(run, trainer)
     assert trainer.finished
     assert len(rows) < 500
     # Ten steps and more to wait, in epochs of two: it ended at the first check that far on.
-    assert trainer.best is not None
-    assert 20 <= rows[-1]["step"] - int(trainer.best.step) < 20 + run.steps_per_epoch
+    kept = rows[last_not_worse(losses)[0]]
+    assert 20 <= rows[-1]["step"] - kept["step"] < 20 + run.steps_per_epoch
     assert list(trainer) == []
 
 
