@@ -16,6 +16,12 @@ jaxtyping.install_import_hook("ddpm_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: one that began last would be waited for, on one core."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
     """Most of the tests' time is XLA's: what one test compiled, no other one compiles again."""

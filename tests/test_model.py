@@ -238,6 +238,7 @@ def test_rows_may_stand_in_a_file(frame, of_frame, tmp_path):
     np.testing.assert_array_equal(densities, of_frame.log_prob(frame))
 
 
+@pytest.mark.medium
 def test_missing_cells_are_learned_around(frame):
     """The rest of their rows counts, and samples are whole; an array says what NaN is taken for."""
     holes = frame.with_columns(
@@ -318,6 +319,7 @@ def test_a_model_with_conditions_can_be_kept(frame, told, tmp_path):
     assert loaded.sample(9, seed=2).equals(told.sample(9, seed=2))
 
 
+@pytest.mark.medium
 def test_rows_to_be_held_out_may_be_given(frame):
     array = frame.select("len", "count").to_numpy()
     fitted = ddpm_jax.fit(array[:40], hold_out=array[40:], **QUICK)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import harness
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--epochs", "3", "--num-steps", "30", "--snapshot-points", "200", "--snapshot-steps", "5"]
 
@@ -21,6 +23,11 @@ def run(script: str, *args: object) -> subprocess.CompletedProcess:
         timeout=600,
         check=False,
     )
+
+
+def forked(folder: Path, name: str, *args: object, **options: object) -> harness.Done:
+    """The same command, where what it imports is there already."""
+    return harness.run(folder / "log", name, list(map(str, args)), **options)
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +64,28 @@ def test_a_run_leaves_what_the_readme_promises(finished):
 @pytest.mark.slow
 def test_samples_in_every_format_are_the_same_points(finished, tmp_path):
     out, _ = finished
-    for name in ("s.npy", "s.txt", "s.csv"):
-        done = run("sample.py", out, "--num-samples", 1500, "--out", tmp_path / name)
-        assert done.returncode == 0, done.stderr
+    done = run("sample.py", out, "--num-samples", 1500, "--out", tmp_path / "s.npy")
+    assert done.returncode == 0, done.stderr
+    for name in ("s.txt", "s.csv"):
+        again = forked(tmp_path, "sample", out, "--num-samples", 1500, "--out", tmp_path / name)
+        assert again.status == 0, again.err
     binary = np.load(tmp_path / "s.npy")
     assert binary.shape == (1500, 3)
     # Text keeps at least nine digits, enough to tell any two float32 apart.
     np.testing.assert_allclose(np.loadtxt(tmp_path / "s.txt"), binary, rtol=1e-8)
     table = np.loadtxt(tmp_path / "s.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(table, binary, rtol=1e-8)
-    again = run("sample.py", out, "--num-samples", 10, "--out", tmp_path / "s.npy")
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr
+    again = forked(tmp_path, "sample", out, "--num-samples", 10, "--out", tmp_path / "s.npy")
+    assert again.status == 2
+    assert "--overwrite" in again.err
     np.testing.assert_array_equal(np.load(tmp_path / "s.npy"), binary)
 
 
 @pytest.mark.slow
 def test_evaluate_prints_and_writes_every_metric_beside_its_floor(finished, tmp_path):
     out, _ = finished
-    command = "evaluate.py", out, "--num-samples", 1000, "--json", tmp_path / "q.json"
-    done = run(*command)
+    command = out, "--num-samples", 1000, "--json", tmp_path / "q.json"
+    done = run("evaluate.py", *command)
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "q.json").read_text())["metrics"]
     assert {m["name"] for m in measured} == {
@@ -91,12 +100,12 @@ def test_evaluate_prints_and_writes_every_metric_beside_its_floor(finished, tmp_
         assert printed.count("±") == sum(m[k] is not None for k in ("spread", "floor_spread"))
     written = {p: p.read_bytes() for p in (tmp_path / "q.json", out / "figures" / "comparison.png")}
     for arguments in (command[:-2], command):
-        again = run(*arguments)
-        assert again.returncode == 2
-        assert "comparison.png exists" in again.stderr
-        assert "--overwrite" in again.stderr
+        again = forked(tmp_path, "evaluate", *arguments)
+        assert again.status == 2
+        assert "comparison.png exists" in again.err
+        assert "--overwrite" in again.err
     assert {p: p.read_bytes() for p in written} == written
-    assert run(*command, "--overwrite").returncode == 0
+    assert forked(tmp_path, "evaluate", *command, "--overwrite").status == 0
 
 
 @pytest.mark.slow
@@ -112,8 +121,9 @@ def test_samples_have_the_mean_and_spread_of_the_data(shift, spread, tmp_path):
         points[:, 1] += 0.8 * spread[1] / spread[0] * (points[:, 0] - shift[0])
     np.save(tmp_path / "p.npy", points)
     settings = ["--epochs", "150", "--num-steps", "200", "--snapshot-points", "10000"]
-    done = run("train.py", "--data", tmp_path / "p.npy", "--out", tmp_path / "run", *settings)
-    assert done.returncode == 0, done.stderr
+    argv = ["--data", tmp_path / "p.npy", "--out", tmp_path / "run", *settings]
+    done = forked(tmp_path, "train", *argv, make_session=harness.Plain)
+    assert done.status == 0, done.err
     samples = np.load(tmp_path / "run" / "samples" / "final.npy")
     # 5 % is the promise, of the mean in units of the spread, which is the stricter one where data
     # are far off; the error of the mean and spread of 10,000 samples is 1 % and 0.7 %.
@@ -131,11 +141,11 @@ def test_bad_input_is_one_line_that_names_the_remedy(tmp_path):
         ("--data", "moons", "--batch-size", 10**6): ("--batch-size",),
         ("--data", "moons", "--sigmoid-k", 1000): ("schedule", "bring k"),
     }.items():
-        done = run("train.py", *arguments, "--out", tmp_path / "run")
-        assert done.returncode == 2, arguments
-        assert done.stderr.startswith("error: ")
-        assert "Traceback" not in done.stderr
-        assert all(word in done.stderr for word in words), done.stderr
+        done = forked(tmp_path, "train", *arguments, "--out", tmp_path / "run")
+        assert done.status == 2, arguments
+        assert done.err.startswith("error: ")
+        assert "Traceback" not in done.err
+        assert all(word in done.err for word in words), done.err
         assert not (tmp_path / "run").exists()
 
 

@@ -63,8 +63,8 @@ def read(path):
         return list(csv.reader(file))
 
 
-def command(folder, name, *argv):
-    return harness.run(folder / "log", name, [str(word) for word in argv])
+def command(folder, name, *argv, **options):
+    return harness.run(folder / "log", name, [str(word) for word in argv], **options)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,8 @@ def test_what_was_understood_is_said_before_training(trained, tmp_path):
     assert "length [m]: numbers in steps of 0.1" in said
     assert "count: whole numbers" in said
     argv = ["--data", trained[0] / "trees.csv", "--out", tmp_path / "run", *TINY]
-    done = command(tmp_path, "train", *argv, "--columns", "length [m]", "count")
+    more = "--columns", "length [m]", "count"
+    done = command(tmp_path, "train", *argv, *more, make_session=harness.Plain)
     assert done.status == 0, done.err
     assert "count: whole numbers" in done.out
     assert "words" not in done.out
@@ -177,12 +178,14 @@ def test_evaluate_measures_what_sample_writes(run_dir, tmp_path):
     assert "energy_distance" in done.out
 
 
+@pytest.mark.medium
 def test_few_values_are_written_with_all_of_their_digits(tmp_path):
     values = [repr(x) for x in np.log([1.0, 2, 5, 10]).tolist()]
     chosen = np.random.default_rng(0).choice(values, 90)
     rows = [[*row[:1], x, *row[2:]] for row, x in zip(ROWS, chosen, strict=True)]
     data = write(tmp_path / "doses.csv", rows)
-    done = command(tmp_path, "train", "--data", data, "--out", tmp_path / "run", *TINY)
+    argv = ["--data", data, "--out", tmp_path / "run", *TINY]
+    done = command(tmp_path, "train", *argv, make_session=harness.Plain)
     assert done.status == 0, done.err
     assert "training steps" not in done.out  # the number of epochs was given
     assert "length [m]: numbers, 4 different ones, 0 to 2.30259" in done.out

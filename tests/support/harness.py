@@ -83,7 +83,10 @@ def copy(source: Path, target: Path) -> Path:
 # A server that has imported the scripts forks them: each starts at once, and starts JAX afresh.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["ddpm_jax.cli.train", "ddpm_jax.cli.results", "ddpm_jax.cli.evaluate", "harness"]
+    [
+        *("ddpm_jax.cli.train", "ddpm_jax.cli.results", "ddpm_jax.cli.evaluate", "harness"),
+        "sklearn.mixture",  # which is imported where it is needed
+    ]
 )
 # These are killed at any moment, perhaps while a program is written: none of other tests' is there,
 # only the slow ones to compile are kept, and no entry is of two files.

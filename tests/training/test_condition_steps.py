@@ -31,8 +31,8 @@ def test_of_one_condition_only_the_first_share_is_dropped(key):
 
 @pytest.mark.medium
 @pytest.mark.parametrize("points_per_time", [1, 4])
-def test_points_times_and_noise_are_those_of_the_points_alone(points_per_time, key):
-    rows = jax.random.normal(key, (5, 8, 5))
+def test_points_times_and_noise_are_those_of_the_points_alone(points_per_time, key, rng):
+    rows = jnp.asarray(rng.standard_normal((5, 8, 5)), jnp.float32)
     settings = {"stratified": True, "points_per_time": points_per_time}
     plain = steps.draw_batches(key, rows[..., :2], jnp.int32(7), 100, **settings)
     with_conditions = steps.draw_batches(
@@ -46,8 +46,8 @@ def test_points_times_and_noise_are_those_of_the_points_alone(points_per_time, k
 
 
 @pytest.mark.medium
-def test_what_is_dropped_depends_on_the_step_s_number_alone(key):
-    rows = jax.random.normal(key, (6, 64, 3))
+def test_what_is_dropped_depends_on_the_step_s_number_alone(key, rng):
+    rows = jnp.asarray(rng.standard_normal((6, 64, 3)), jnp.float32)
     together = steps.draw_batches(key, rows, jnp.int32(0), 100, conditions=(1,))
     apart = steps.draw_batches(key, rows[4:], jnp.int32(4), 100, conditions=(1,))
     np.testing.assert_array_equal(together.given[4:], apart.given)
@@ -56,13 +56,12 @@ def test_what_is_dropped_depends_on_the_step_s_number_alone(key):
 
 
 @pytest.mark.medium
-def test_missing_cells_have_no_part_in_loss_or_gradient(x64, key):
+def test_missing_cells_have_no_part_in_loss_or_gradient(x64, rng):
     """The loss is the mean of the squares that are there; x W of a missing x is W's of a zero."""
     schedule = schedules.linear(50, dtype=jnp.float64)
-    x0 = jax.random.normal(key, (40, 3))
-    x0 = jnp.where(jax.random.bernoulli(key, 0.3, x0.shape), jnp.nan, x0)
-    eps = jax.random.normal(jax.random.fold_in(key, 1), x0.shape)
-    t, w = jnp.arange(40), jax.random.normal(jax.random.fold_in(key, 2), (3, 3))
+    x0 = jnp.asarray(np.where(rng.random((40, 3)) < 0.3, np.nan, rng.standard_normal((40, 3))))
+    eps = jnp.asarray(rng.standard_normal(x0.shape))
+    t, w = jnp.arange(40), jnp.asarray(rng.standard_normal((3, 3)))
 
     def apply(w, x, t):
         return jnp.where(jnp.isnan(x), 0, x) @ w

@@ -116,6 +116,7 @@ def test_a_row_that_is_never_touched_is_never_changed(rng):
     assert_same_bits(nodes.table[jnp.array([1, 3, 4])], table[jnp.array([1, 3, 4])])
 
 
+@pytest.mark.medium
 def test_the_first_step_of_a_network_is_that_of_dense_training():
     """Loss, gradients and parameters: nothing waits yet, and the network sees the same rows."""
     state, losses = epoch(initial(), DATA, ROWS[:1])
@@ -130,10 +131,12 @@ def test_the_first_step_of_a_network_is_that_of_dense_training():
         assert np.quantile(np.abs(ours - theirs), 0.99) < 1e-4 * RATE
 
 
+@pytest.mark.medium
 def test_chunks_change_no_bit():
     assert_chunks_change_no_bit(epoch, initial, DATA)
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("x64")
 def test_data_of_more_precision_change_no_dtype():
     assert_data_of_more_precision_leave_the_state_s(epoch, initial)
