@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -54,14 +53,16 @@ def figures_of_data(session: "Session") -> None:
     session.draw(plotting.schedules, out / "schedules.png", curves)
 
     steps = [n for n in FORWARD_STEPS if n < config.num_steps] + [config.num_steps]
-    key_x0, key_eps = jax.random.split(session.run.keys()["figures"])
-    x0 = jnp.asarray(data)[jax.random.permutation(key_x0, len(data))[:FORWARD_POINTS]]
-    eps = jax.random.normal(key_eps, x0.shape)
+    # Op by op, and with JAX's numbers, a picture's points would compile for a second.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(session.run.keys()["figures"])))
+    x0 = rng.permutation(data)[:FORWARD_POINTS].astype(np.float32)
+    eps = rng.standard_normal(x0.shape, np.float32)
+    diffuse = jax.jit(process.diffuse)
 
     def after(schedule: Any, step: int) -> np.ndarray:
         # After n steps of noise the time is n - 1: after none, it is the data itself.
-        t = jnp.full(len(x0), step - 1)
-        return np.asarray(x0 if step == 0 else process.diffuse(schedule, x0, t, eps))
+        t = np.full(len(x0), step - 1, np.int32)
+        return x0 if step == 0 else np.asarray(diffuse(schedule, x0, t, eps))
 
     rows = {name: [after(s, step) for step in steps] for name, s in schedules.items()}
     session.draw(plotting.forward, out / "forward.png", rows, steps, names)

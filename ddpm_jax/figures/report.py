@@ -92,7 +92,7 @@ def page(
         columns=_columns(data, samples, names, words) if data.shape[1] != 2 else "",
         losses=_losses(charts.losses(losses or {}, floor)),
         table=_table(table) if table else "",
-        command=escape(command),
+        command=" ".join(f"<span>{escape(word)}</span>" for word in command.split(" ")),
         # A script's text ends at the first "</": in JSON a "<" may be written otherwise.
         points=json.dumps(held).replace("<", "\\u003c"),
     )

@@ -23,6 +23,11 @@ def browser():
         browser.close()
 
 
+COMMAND = (
+    "ddpm-jax train --data points.csv --out runs/points --num-steps 500 --seed 0 --ema-decay 0"
+)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     rng = np.random.default_rng(0)
@@ -33,7 +38,7 @@ def path(tmp_path_factory):
         "a run",
         data,
         samples,
-        command="ddpm-jax train --seed 0",
+        command=COMMAND,
         frames=frames,
         left=[3, 2, 1, 0],
         losses={"training": curve, "held out": curve},
@@ -129,6 +134,19 @@ def test_everything_is_reached_by_the_tab_key(opened):
 def test_it_fits_the_screen(opened, width):
     page = opened(viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", range(320, 440, 20))
+def test_the_command_breaks_between_its_words_and_is_copied_as_it_is(opened, width):
+    page = opened(viewport={"width": width, "height": 800})
+    command = page.locator("#command")
+    words = command.locator("span").all()
+    assert [word.inner_text() for word in words] == COMMAND.split(" ")
+    heights = {word.bounding_box()["height"] for word in words}
+    assert len(heights) == 1
+    assert command.bounding_box()["height"] > 2 * heights.pop()
+    command.evaluate("element => getSelection().selectAllChildren(element)")
+    assert page.evaluate("getSelection().toString()") == COMMAND
 
 
 def test_the_dark_theme_is_dark(opened):

@@ -1,6 +1,7 @@
 """Many devices, many processes: the same model, to rounding; the same samples, to the bit."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+import harness
 from ddpm_jax.cli.processes import Processes
 from ddpm_jax.errors import ConfigError
 from ddpm_jax.parallel import even_share
@@ -95,34 +97,26 @@ def test_devices_that_share_the_batches_train_the_same_model():
     assert result.returncode == 0, result.stderr
 
 
-def start(count: int, script: str, *arguments: object) -> list[subprocess.Popen[str]]:
+def start(folder: Path, count: int, script: str, *arguments: object) -> list[harness.Process]:
     """The script in `count` processes that find each other on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, EXPERIMENTS / script, *arguments]
-    if count == 1:
-        alone = subprocess.Popen(
-            [*map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        return [alone]
-    command += ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", count]
+    words = [str(word) for word in arguments]
+    if count > 1:
+        words += ["--distributed", "--coordinator", f"127.0.0.1:{port}"]
+        words += ["--num-processes", str(count), "--process-id"]
     return [
-        subprocess.Popen(
-            [*map(str, command), "--process-id", str(i)],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        harness.Process(folder / f"said-{i}", script, [*words, str(i)] if count > 1 else words)
         for i in range(count)
     ]
 
 
-def finish(processes: list[subprocess.Popen[str]], status: int = 0) -> list[str]:
+def finish(processes: list[harness.Process], status: int = 0) -> list[str]:
     """What they have said, when all have ended with `status`."""
-    said = [process.communicate(timeout=500)[0] for process in processes]
-    assert [process.returncode for process in processes] == [status] * len(processes), said
-    return said
+    ended = [process.wait() for process in processes]
+    assert [done.status for done in ended] == [status] * len(processes), ended
+    return [done.out + done.err for done in ended]
 
 
 def assert_same_model(directory: Path, reference: Path) -> None:
@@ -155,14 +149,14 @@ def data(tmp_path_factory):
 def alone(data, tmp_path_factory):
     """The run of one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(1, "train.py", "--data", data, "--out", out, *RUN))
+    finish(start(out.parent, 1, "train", "--data", data, "--out", out, *RUN))
     return out
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model(data, alone, tmp_path):
     out = tmp_path / "run"
-    said = finish(start(2, "train.py", "--data", data, "--out", out, *RUN))
+    said = finish(start(tmp_path, 2, "train", "--data", data, "--out", out, *RUN))
     assert "everything is in" in said[0]
     assert "points" not in said[1]
     assert_same_model(out, alone)
@@ -174,41 +168,43 @@ def test_four_processes_train_the_same_model_on_a_directory_of_shards(data, alon
     shards.mkdir()
     for i, part in enumerate(np.split(points, [17, 200])):
         np.save(shards / f"part-{i}.npy", part)
-    finish(start(4, "train.py", "--data", shards, "--out", out, *RUN))
+    finish(start(tmp_path, 4, "train", "--data", shards, "--out", out, *RUN))
     assert_same_model(out, alone)
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_four_stops_all_and_two_go_on(data, alone, tmp_path):
     out = tmp_path / "run"
-    processes = start(4, "train.py", "--data", data, "--out", out, *RUN)
+    processes = start(tmp_path, 4, "train", "--data", data, "--out", out, *RUN)
     while not (out / "metrics.jsonl").exists():
-        assert processes[0].poll() is None, processes[0].communicate()
+        assert processes[0].process.is_alive(), processes[0].wait()
         time.sleep(0.02)
-    processes[2].send_signal(signal.SIGTERM)
+    os.kill(processes[2].process.pid or 0, signal.SIGTERM)
     said = finish(processes, 128 + signal.SIGTERM)
     step = checkpoints.steps(out / "checkpoints")[-1]
     assert 5 <= step < 20
     assert "stopped, and saved" in said[0]
-    finish(start(2, "train.py", "--data", data, "--out", out, "--resume", *RUN))
+    finish(start(tmp_path, 2, "train", "--data", data, "--out", out, "--resume", *RUN))
     assert_same_model(out, alone)
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_ends_all(data, alone):
-    processes = start(2, "train.py", "--data", data, "--out", alone, *RUN)
-    said = [process.communicate(timeout=200)[0] for process in processes]
-    assert processes[0].returncode == 2
-    assert processes[1].returncode != 0
-    assert "error:" in said[0]
-    assert "--overwrite" in said[0]
+def test_an_error_of_one_process_ends_all(data, alone, tmp_path):
+    first, second = [
+        process.wait()
+        for process in start(tmp_path, 2, "train", "--data", data, "--out", alone, *RUN)
+    ]
+    assert first.status == 2
+    assert second.status != 0
+    assert "error:" in first.err
+    assert "--overwrite" in first.err
 
 
 @pytest.mark.slow
 def test_two_processes_draw_the_points_of_one(alone, tmp_path):
     many = ("--num-samples", 1_003_000, "--sampler", "sde-dpmpp", "--steps", 2)
-    finish(start(2, "sample.py", alone, "--out", tmp_path / "many", *many))
-    finish(start(1, "sample.py", alone, "--out", tmp_path / "one.npy", *many))
+    finish(start(tmp_path, 2, "sample", alone, "--out", tmp_path / "many", *many))
+    finish(start(tmp_path, 1, "sample", alone, "--out", tmp_path / "one.npy", *many))
     shards = [np.load(path) for path in sorted((tmp_path / "many").glob("*.npy"))]
     assert [len(shard) for shard in shards] == [1_000_000, 3_000]
     np.testing.assert_array_equal(np.concatenate(shards), np.load(tmp_path / "one.npy"))
