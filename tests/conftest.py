@@ -1,5 +1,6 @@
 """The strict mode of the tests: shapes checked at every call, no silent rank promotion."""
 
+import collections
 import os
 import shutil
 
@@ -17,9 +18,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: one that began last would be waited for, on one core."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """The files that take longest come first: one that began last would be waited for."""
+    weights = collections.defaultdict(int)
+    for item in items:
+        weight = 2 if item.get_closest_marker("slow") else bool(item.get_closest_marker("medium"))
+        weights[item.path] = max(weights[item.path], weight)
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

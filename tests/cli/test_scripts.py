@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: what they leave, on data of any shape and scale."""
+"""The scripts as a user runs them: what they leave, and what they refuse."""
 
 import json
 import re
@@ -106,29 +106,6 @@ def test_evaluate_prints_and_writes_every_metric_beside_its_floor(finished, tmp_
         assert "--overwrite" in again.err
     assert {p: p.read_bytes() for p in written} == written
     assert forked(tmp_path, "evaluate", *command, "--overwrite").status == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shift", "spread"),
-    [((0, 0, 0), (0.5, 0.3, 0.4)), ((1e4, -3e-5), (1e3, 1e-6)), ((3,), (2,))],
-    ids=["three columns", "far from the origin, of unlike scale", "one column"],
-)
-def test_samples_have_the_mean_and_spread_of_the_data(shift, spread, tmp_path):
-    rng = np.random.default_rng(1)
-    points = rng.normal(shift, spread, size=(4000, len(shift)))
-    if len(shift) > 1:
-        points[:, 1] += 0.8 * spread[1] / spread[0] * (points[:, 0] - shift[0])
-    np.save(tmp_path / "p.npy", points)
-    settings = ["--epochs", "150", "--num-steps", "200", "--snapshot-points", "10000"]
-    argv = ["--data", tmp_path / "p.npy", "--out", tmp_path / "run", *settings]
-    done = forked(tmp_path, "train", *argv, make_session=harness.Plain)
-    assert done.status == 0, done.err
-    samples = np.load(tmp_path / "run" / "samples" / "final.npy")
-    # 5 % is the promise, of the mean in units of the spread, which is the stricter one where data
-    # are far off; the error of the mean and spread of 10,000 samples is 1 % and 0.7 %.
-    assert np.all(np.abs(samples.mean(0) - points.mean(0)) < 0.05 * points.std(0))
-    np.testing.assert_allclose(samples.std(0), points.std(0), rtol=0.05)
 
 
 @pytest.mark.slow

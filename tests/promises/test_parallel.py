@@ -163,6 +163,7 @@ def test_two_processes_train_the_same_model(data, alone, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_four_processes_train_the_same_model_on_a_directory_of_shards(data, alone, tmp_path):
     points, shards, out = np.load(data), tmp_path / "shards", tmp_path / "run"
     shards.mkdir()

@@ -89,7 +89,7 @@ def on_cores(cores):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["fast", "reference"])
+@pytest.mark.parametrize("preset", ["fast", pytest.param("reference", marks=pytest.mark.extra)])
 def test_devices_and_chunks_change_no_bit_of_a_whole_network(tmp_path, preset):
     """The presets' own networks, where compilers have something to choose from.
 
