@@ -67,6 +67,7 @@ def test_the_state_before_any_write_can_be_resumed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_kills_at_many_writes(tmp_path):
     """SIGKILL at the n-th write, n = 3, 6, 9, ..., each in a process that resumes the last one."""
     out, killed = tmp_path / "run", 0

@@ -103,6 +103,7 @@ def test_100_rounds_of_training_saving_and_sampling(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_12_runs_in_one_process(tmp_path):
     log, out = tmp_path / "usage", tmp_path / "all"
     out.mkdir()
