@@ -23,6 +23,7 @@ POINTS_PER_ACCELERATOR = 2048
 docs/evidence/scaling.md has 10 ns a point against 15 µs."""
 
 
+THRESHOLD = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 MANY_DEVICES = 64
 """As many devices a CPU makes with however few cores, to try things out."""
 
@@ -151,8 +152,8 @@ def use_devices(count: int | None) -> list:
             f"devices must be from 1 to {most}, as many as a CPU makes here, got {count}"
         )
     jax.config.update("jax_num_cpu_devices", count or cores())
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        # Its own threshold of one second would leave out most of what compiles here.
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") and THRESHOLD not in os.environ:
+        # JAX's own one, a second, would leave out most of what compiles here.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):

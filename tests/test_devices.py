@@ -4,10 +4,13 @@ How many devices a CPU is split into is fixed when JAX starts, hence the process
 """
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+
+from ddpm_jax.parallel import THRESHOLD
 
 SCRIPT = """
 import hashlib, json, sys
@@ -82,3 +85,23 @@ def test_devices_change_neither_bits_nor_compilations(devices, alone):
     assert results["one"] == blocks[:1]
     assert results["compiled first"] > 0
     assert results["compiled later"] == 0
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("said", "threshold"), [({}, 0), ({THRESHOLD: "7"}, 7)])
+def test_a_cache_keeps_every_program_unless_the_user_says_otherwise(said, threshold, tmp_path):
+    bare = {name: value for name, value in os.environ.items() if name != THRESHOLD}
+    program = (
+        "import jax\n"
+        "from ddpm_jax.parallel import use_devices\n"
+        "use_devices(1)\n"
+        "print(jax.config.jax_persistent_cache_min_compile_time_secs)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=bare | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)} | said,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) == threshold

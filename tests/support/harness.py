@@ -88,13 +88,12 @@ PROCESSES.set_forkserver_preload(
         "sklearn.mixture",  # which is imported where it is needed
     ]
 )
-# These are killed at any moment, perhaps while a program is written: none of other tests' is there,
-# only the slow ones to compile are kept, and no entry is of two files.
+# These are killed at any moment, perhaps while a program is written, which JAX then compiles again
+# with a warning: none of other tests' is there, and no entry is of two files.
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(TESTS.parents[1]), str(TESTS)]),
     "JAX_COMPILATION_CACHE_DIR": FOLDER.name + "/cache",
     "JAX_COMPILATION_CACHE_MAX_SIZE": "-1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
 }
 
 
