@@ -147,7 +147,6 @@ class Measured(harness.Plain):
 
 
 @pytest.mark.slow
-@pytest.mark.extra
 def test_data_need_not_fit_the_memory(tmp_path):
     """Ten times the data take hardly more memory; pages of mapped files are not a process's own."""
     peaks = []

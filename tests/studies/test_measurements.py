@@ -104,7 +104,6 @@ run_main(benchmark.main)
 
 
 @pytest.mark.slow
-@pytest.mark.extra
 def test_the_benchmark_without_torch(tmp_path):
     command = [sys.executable, "-c", MAIN, EXPERIMENTS, tmp_path / "speed.json"]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
