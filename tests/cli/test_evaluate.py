@@ -5,18 +5,13 @@ import json
 import numpy as np
 import pytest
 
-import harness
 from ddpm_jax.model import Model
+from harness import command
 
 pytestmark = pytest.mark.slow  # it trains a network, if a tiny one, and compiles its samplers
 
 TINY = ["--hold-out", "0", "--epochs", "2", "--num-steps", "20"]
 TINY += ["--snapshot-points", "200", "--snapshot-steps", "5"]
-
-
-def command(folder, name, *arguments):
-    """A command in a process of its own."""
-    return harness.run(folder / "log", name, list(map(str, arguments)))
 
 
 def train(folder, *arguments):

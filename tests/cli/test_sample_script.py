@@ -42,27 +42,27 @@ def run_dir(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("run") / "run", points)
 
 
-def command(run_dir: Path, out: Path, *arguments: object, slow: float = 0) -> list[str]:
-    """sample.py with small shards, and if asked with a pause between its calls of the sampler."""
-    program = (
-        "import functools, time\n"
-        "from ddpm_jax.cli import sample\n"
-        "from ddpm_jax.cli.signals import run_main\n"
-        "class Slow(sample.Source):\n"
-        "    def tables(self, *args):\n"
-        f"        for part in super().tables(*args): time.sleep({slow}); yield part\n"
-        f"small = functools.partial(Slow, blocks_per_call=4, shard_blocks={SHARD_BLOCKS})\n"
-        "run_main(lambda: sample.main(make_source=small))\n"
-    )
-    arguments = (run_dir, "--out", out, "--num-samples", NUM_SAMPLES, *arguments)
-    return [sys.executable, "-c", program, *map(str, arguments)]
+class Slow(Source):
+    """With a pause between its calls of the sampler."""
+
+    def tables(self, *args):
+        for part in super().tables(*args):
+            time.sleep(0.2)
+            yield part
+
+
+def arguments_of(run_dir: Path, out: Path, *arguments: object) -> list[str]:
+    return list(map(str, (run_dir, "--out", out, "--num-samples", NUM_SAMPLES, *arguments)))
+
+
+def small(kind: type = Source) -> functools.partial:
+    """Small shards, so that there are some."""
+    return functools.partial(kind, blocks_per_call=4, shard_blocks=SHARD_BLOCKS)
 
 
 def sample(run_dir: Path, out: Path, *arguments: object) -> harness.Done:
-    """The same to its end, where what it imports is there already."""
-    small = functools.partial(Source, blocks_per_call=4, shard_blocks=SHARD_BLOCKS)
-    words = (run_dir, "--out", out, "--num-samples", NUM_SAMPLES, *arguments)
-    return harness.run(out.with_suffix(".log"), "sample", list(map(str, words)), make_source=small)
+    argv = arguments_of(run_dir, out, *arguments)
+    return harness.run(out.with_suffix(".log"), "sample", argv, make_source=small())
 
 
 def listed(directory: Path) -> list[dict]:
@@ -105,11 +105,13 @@ def test_shards_hold_the_points_of_the_single_file(shards, whole):
 @pytest.mark.slow
 def test_a_kill_costs_one_shard_at_most(run_dir, whole, tmp_path):
     out = tmp_path / "many"
-    with subprocess.Popen(command(run_dir, out, slow=0.2), stderr=subprocess.DEVNULL) as process:
-        while not (out / "shard_00002.npy").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    argv = arguments_of(run_dir, out)
+    process = harness.Process(tmp_path / "log", "sample", argv, make_source=small(Slow))
+    while not (out / "shard_00002.npy").exists():
+        assert process.process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait().status == -signal.SIGKILL
     times = {line["name"]: (out / line["name"]).stat().st_mtime_ns for line in listed(out)[1:]}
     assert 2 <= len(times) < 10
     with open(out / "manifest.jsonl", "a") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import harness
+from harness import command
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--epochs", "3", "--num-steps", "30", "--snapshot-points", "200", "--snapshot-steps", "5"]
@@ -23,11 +23,6 @@ def run(script: str, *args: object) -> subprocess.CompletedProcess:
         timeout=600,
         check=False,
     )
-
-
-def forked(folder: Path, name: str, *args: object, **options: object) -> harness.Done:
-    """The same command, where what it imports is there already."""
-    return harness.run(folder / "log", name, list(map(str, args)), **options)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +62,7 @@ def test_samples_in_every_format_are_the_same_points(finished, tmp_path):
     done = run("sample.py", out, "--num-samples", 1500, "--out", tmp_path / "s.npy")
     assert done.returncode == 0, done.stderr
     for name in ("s.txt", "s.csv"):
-        again = forked(tmp_path, "sample", out, "--num-samples", 1500, "--out", tmp_path / name)
+        again = command(tmp_path, "sample", out, "--num-samples", 1500, "--out", tmp_path / name)
         assert again.status == 0, again.err
     binary = np.load(tmp_path / "s.npy")
     assert binary.shape == (1500, 3)
@@ -75,7 +70,7 @@ def test_samples_in_every_format_are_the_same_points(finished, tmp_path):
     np.testing.assert_allclose(np.loadtxt(tmp_path / "s.txt"), binary, rtol=1e-8)
     table = np.loadtxt(tmp_path / "s.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(table, binary, rtol=1e-8)
-    again = forked(tmp_path, "sample", out, "--num-samples", 10, "--out", tmp_path / "s.npy")
+    again = command(tmp_path, "sample", out, "--num-samples", 10, "--out", tmp_path / "s.npy")
     assert again.status == 2
     assert "--overwrite" in again.err
     np.testing.assert_array_equal(np.load(tmp_path / "s.npy"), binary)
@@ -84,8 +79,8 @@ def test_samples_in_every_format_are_the_same_points(finished, tmp_path):
 @pytest.mark.slow
 def test_evaluate_prints_and_writes_every_metric_beside_its_floor(finished, tmp_path):
     out, _ = finished
-    command = out, "--num-samples", 1000, "--json", tmp_path / "q.json"
-    done = run("evaluate.py", *command)
+    words = out, "--num-samples", 1000, "--json", tmp_path / "q.json"
+    done = run("evaluate.py", *words)
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "q.json").read_text())["metrics"]
     assert {m["name"] for m in measured} == {
@@ -99,13 +94,13 @@ def test_evaluate_prints_and_writes_every_metric_beside_its_floor(finished, tmp_
         assert [x for x in printed.split() if x in (value, floor)] == [value, floor]
         assert printed.count("±") == sum(m[k] is not None for k in ("spread", "floor_spread"))
     written = {p: p.read_bytes() for p in (tmp_path / "q.json", out / "figures" / "comparison.png")}
-    for arguments in (command[:-2], command):
-        again = forked(tmp_path, "evaluate", *arguments)
+    for arguments in (words[:-2], words):
+        again = command(tmp_path, "evaluate", *arguments)
         assert again.status == 2
         assert "comparison.png exists" in again.err
         assert "--overwrite" in again.err
     assert {p: p.read_bytes() for p in written} == written
-    assert forked(tmp_path, "evaluate", *command, "--overwrite").status == 0
+    assert command(tmp_path, "evaluate", *words, "--overwrite").status == 0
 
 
 @pytest.mark.slow
@@ -118,7 +113,7 @@ def test_bad_input_is_one_line_that_names_the_remedy(tmp_path):
         ("--data", "moons", "--batch-size", 10**6): ("--batch-size",),
         ("--data", "moons", "--sigmoid-k", 1000): ("schedule", "bring k"),
     }.items():
-        done = forked(tmp_path, "train", *arguments, "--out", tmp_path / "run")
+        done = command(tmp_path, "train", *arguments, "--out", tmp_path / "run")
         assert done.status == 2, arguments
         assert done.err.startswith("error: ")
         assert "Traceback" not in done.err

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import harness
+from harness import command
 
 ROWS = [
     [str(rng_word), f"{length:.1f}", f"{price:.2f}", str(count)]
@@ -61,10 +62,6 @@ def write(path, rows, delimiter=","):
 def read(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
-
-
-def command(folder, name, *argv, **options):
-    return harness.run(folder / "log", name, [str(word) for word in argv], **options)
 
 
 @pytest.fixture(scope="module")

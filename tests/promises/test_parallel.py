@@ -1,7 +1,6 @@
 """Many devices, many processes: the same model, to rounding; the same samples, to the bit."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -180,7 +179,7 @@ def test_a_signal_to_one_of_four_stops_all_and_two_go_on(data, alone, tmp_path):
     while not (out / "metrics.jsonl").exists():
         assert processes[0].process.is_alive(), processes[0].wait()
         time.sleep(0.02)
-    os.kill(processes[2].process.pid or 0, signal.SIGTERM)
+    processes[2].process.terminate()
     said = finish(processes, 128 + signal.SIGTERM)
     step = checkpoints.steps(out / "checkpoints")[-1]
     assert 5 <= step < 20

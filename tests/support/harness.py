@@ -155,6 +155,11 @@ def run(
     return Process(log, script, argv, before, **options).wait()
 
 
+def command(folder: Path, name: str, *arguments: object, **options: Any) -> Done:
+    """The command as typed, its words of any type; what it says is kept in the folder."""
+    return run(folder / "log", name, list(map(str, arguments)), **options)
+
+
 # --- in this process ---
 
 
